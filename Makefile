@@ -1,0 +1,56 @@
+# Everything happens inside this folder: .venv, .cache, .airflow, music. Nothing needs root.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+# The first Python that runs here and is new enough; a name alone may be an empty shim.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PORT ?= 8080
+PY := .venv/bin/python
+CODE := plugins include dags tests
+
+# Without byte code Airflow starts three times slower.
+unexport PYTHONDONTWRITEBYTECODE
+# A project environment that is active elsewhere must not be changed.
+unexport VIRTUAL_ENV
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
+export AIRFLOW_HOME := $(CURDIR)/.airflow
+
+.PHONY: help demo up test fmt lint type clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## songs from a prompt table, through a real Airflow, without a key (REAL=1: MUSICAPI_KEY pays)
+	@$(PY) -m include.local.demo $(if $(REAL),--real)
+
+up: .venv/ready ## Airflow with its UI on 127.0.0.1:$(PORT), simulator and connection ready; Ctrl-C ends it
+	@$(PY) -m include.local.up --port $(PORT)
+
+test: .venv/ready ## all tests
+	$(PY) -m pytest --cov --cov-report=term $(ARGS)
+
+fmt: .venv/ready ## format the code
+	$(PY) -m ruff format $(CODE)
+	$(PY) -m ruff check --fix $(CODE)
+
+lint: .venv/ready ## check style and lock file
+	$(PY) -m ruff format --check $(CODE)
+	$(PY) -m ruff check $(CODE)
+	$$(cat .venv/ready) lock --check --quiet
+
+type: .venv/ready ## check types
+	$(PY) -m mypy
+
+clean: ## remove everything that make made, but not your music
+	rm -rf .venv .cache .airflow dist .pytest_cache .mypy_cache .ruff_cache .coverage
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The file holds the path of the uv that made the environment.
+.venv/ready: pyproject.toml uv.lock
+	@test -n "$(PYTHON)" || { echo "This needs Python 3.11 or later; set PYTHON=/path/to/python3." >&2; exit 1; }
+	@uv=$$($(PYTHON) include/local/get_uv.py .cache/uv-program) && \
+	 echo "Installing the locked dependencies into .venv ..." >&2 && \
+	 "$$uv" sync --locked --quiet --compile-bytecode --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" && \
+	 echo "$$uv" > $@

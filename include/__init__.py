@@ -1,0 +1,1 @@
+"""Helpers around the DAGs: prompt tables, the simulator, a local Airflow."""
