@@ -1,0 +1,134 @@
+"""Runs the simulator: in a thread for tests, in the foreground for ``python -m``."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING, Self
+
+import uvicorn
+from uvicorn.config import LOGGING_CONFIG
+
+from include.musicapi_simulator.app import PREFIX, build_app
+from include.musicapi_simulator.state import SimulatorState
+from include.musicapi_simulator.wire import protocol_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from include.musicapi_simulator.settings import Settings
+
+#: Seconds within which a thread's server must be up or gone; it takes a tenth.
+PATIENCE = 10.0
+
+
+class SimulatorServer:
+    """
+    A running simulator on a loopback port.
+
+    Use it as a context manager, or with :meth:`start` and :meth:`stop`. The port is taken at construction,
+    so ``base_url`` is known before the start.
+
+    :param settings: Settings to start with and to return to at :meth:`reset`.
+    :param host: Address to listen on.
+    :param port: Port to listen on, 0 for a free one.
+    :param verbose: Log each request to stderr.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, host: str = "127.0.0.1", port: int = 0, verbose: bool = False
+    ) -> None:
+        self.state = SimulatorState(settings)
+        self._socket = _listen(host, port)
+        self.base_url = f"http://{host}:{self._socket.getsockname()[1]}{PREFIX}"
+        self._ready = threading.Event()
+        self._server = _Server(self._config(verbose), self._ready.set)
+        self._thread = threading.Thread(target=self._run, name="musicapi-simulator", daemon=True)
+
+    @property
+    def api_key(self) -> str:
+        """The key that is accepted now."""
+        return self.state.api_key
+
+    def start(self) -> Self:
+        """
+        Serve in a thread and return once connections are accepted.
+
+        :raises TimeoutError: If it does not come up.
+        """
+        self._thread.start()
+        if not self._ready.wait(PATIENCE):
+            raise TimeoutError(f"the simulator did not start within {PATIENCE:.0f} s")
+        return self
+
+    def stop(self) -> None:
+        """Stop serving; requests in flight are cut off."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(PATIENCE)
+        self._socket.close()
+
+    def serve_forever(self, on_ready: Callable[[], None]) -> None:
+        """
+        Serve in this thread until SIGINT or SIGTERM.
+
+        :param on_ready: Called once, when connections are accepted.
+        """
+        self._server.on_ready = on_ready
+        self._run()
+
+    def reset(self) -> None:
+        """Forget jobs, counters and scenarios, and restore the settings."""
+        self.state.reset()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+    def _config(self, verbose: bool) -> uvicorn.Config:
+        return uvicorn.Config(
+            build_app(self.state),
+            http=protocol_for(self.state),
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            proxy_headers=False,  # wire.py finds a connection by its true client address
+            access_log=verbose,
+            log_level="info" if verbose else "error",
+            log_config=LOGGING_CONFIG if verbose else None,  # a test's process keeps its own logging
+            timeout_graceful_shutdown=0,  # a sleeping slow-create must not hold up the stop
+        )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, telling when it accepts connections and quiet when it stops."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Requests cut off by the stop are meant to be; uvicorn would report each as an error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.create_server((host, port), backlog=2048)
+    # asyncio sets this only on sockets whose protocol it knows; without it each answer waits 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setblocking(False)
+    return listener
