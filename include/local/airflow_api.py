@@ -1,0 +1,89 @@
+"""
+The few calls of Airflow's public REST API that ``make demo`` and ``make up`` need.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+
+
+class AirflowAPI:
+    """A logged-in user of Airflow's public REST API."""
+
+    def __init__(self, url: str, password: str) -> None:
+        self._url = f"{url}/api/v2"
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy of the environment is not for this machine
+        login = {"username": "admin", "password": password}
+        token = self._session.post(f"{url}/auth/token", json=login, timeout=60)
+        token.raise_for_status()
+        self._session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+
+    def has_dag(self, dag_id: str) -> bool:
+        """Tell whether the DAG processor has parsed it."""
+        return self._session.get(f"{self._url}/dags/{dag_id}", timeout=60).status_code == 200
+
+    def import_errors(self) -> list[dict[str, Any]]:
+        """Return what kept DAG files from being parsed."""
+        errors: list[dict[str, Any]] = self._call("GET", "/importErrors")["import_errors"]
+        return errors
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
+        """Unpause the DAG, trigger it and return the run id."""
+        self._call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+        run = self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
+        return str(run["dag_run_id"])
+
+    def unfinished_run(self, dag_id: str) -> str | None:
+        """Return the id of a run that an earlier session left behind, if there is one."""
+        runs = self._call("GET", f"/dags/{dag_id}/dagRuns?state=running&state=queued&limit=1")["dag_runs"]
+        return str(runs[0]["dag_run_id"]) if runs else None
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """Return the run's state."""
+        return str(self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return all task instances of the run."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._call(
+                "GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100&offset={len(found)}"
+            )
+            found += page["task_instances"]
+            if len(found) >= page["total_entries"] or not page["task_instances"]:
+                return found
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """Return a task's result."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self._call("GET", f"{path}?stringify=false")["value"]
+
+    def log(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> list[str]:
+        """Return the messages of a task instance's last try."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{instance['task_id']}/logs"
+        query = f"map_index={instance['map_index']}&full_content=true"
+        content = self._call("GET", f"{path}/{instance['try_number']}?{query}")["content"]
+        return [str(line.get("event")) if isinstance(line, dict) else str(line) for line in content]
+
+    def connection(self, conn_id: str) -> dict[str, Any] | None:
+        """Return a connection without its secrets, or ``None``."""
+        answer = self._session.get(f"{self._url}/connections/{conn_id}", timeout=60)
+        found: dict[str, Any] | None = answer.json() if answer.status_code == 200 else None
+        return found
+
+    def put_connection(self, conn_id: str, connection: str, *, description: str) -> None:
+        """Create or replace a connection."""
+        fields = json.loads(connection)
+        fields |= {"connection_id": conn_id, "description": description, "extra": json.dumps(fields["extra"])}
+        body = {"actions": [{"action": "create", "action_on_existence": "overwrite", "entities": [fields]}]}
+        self._call("PATCH", "/connections", body)
+
+    def _call(self, method: str, path: str, json: Any = None) -> Any:
+        answer = self._session.request(method, self._url + path, json=json, timeout=60)
+        answer.raise_for_status()
+        return answer.json()

@@ -1,0 +1,157 @@
+"""
+Read an Airflow connection: every field checked, the key never shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from musicapi_provider.exceptions import MusicAPIConfigurationError
+from musicapi_provider.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+#: Extras that are settings, ours or HttpHook's; whatever else stands there is a header, as in HttpHook.
+_SETTINGS = frozenset(
+    {"timeout", "poll_interval", "headers", "proxies", "proxy", "verify", "verify_ssl", "cert", "trust_env"}
+    | {"stream", "allow_redirects", "max_redirects", "check_response", "srv_lookup"}
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
+
+
+def settings_from(connection: Connection) -> ClientSettings:
+    """
+    Read and check a connection.
+
+    :raises MusicAPIConfigurationError: names the connection, the field and the rule; never the key.
+    """
+    extra = _extra(connection)
+    key = (connection.password or "").strip().removeprefix("Bearer ").strip()
+    if not key:
+        raise MusicAPIConfigurationError(
+            f"The Airflow connection {connection.conn_id!r} has no API key.",
+            next_step=f"put the key into the password of {connection.conn_id!r} (Admin > Connections).",
+        )
+    if not key.isascii() or any(char.isspace() for char in key):
+        raise _unusable(connection, "password", "must be one key without blanks or special characters")
+    return ClientSettings(
+        api_key=key,
+        base_url=_base_url(connection),
+        timeout=_positive(connection, extra, "timeout") or DEFAULT_TIMEOUT,
+        poll_interval=_positive(connection, extra, "poll_interval"),
+        proxies=_proxies(connection, extra),
+        verify=_verify(extra),
+        cert=_cert(extra),
+        headers=_headers(connection, extra),
+        trust_env=str(extra.get("trust_env", True)).lower() != "false",
+        name=connection.conn_id,
+    )
+
+
+def _extra(connection: Connection) -> dict[str, Any]:
+    # Not connection.extra_dejson: it swallows bad JSON and talks to Airflow synchronously, also in triggers.
+    try:
+        extra = json.loads(connection.extra or "{}")
+    except ValueError as error:
+        raise _unusable(connection, "extra", "must be a JSON object") from error
+    if not isinstance(extra, dict):
+        raise _unusable(connection, "extra", "must be a JSON object")
+    return extra
+
+
+def _unusable(connection: Connection, field: str, rule: str) -> MusicAPIConfigurationError:
+    return MusicAPIConfigurationError(
+        f"The {field} of the Airflow connection {connection.conn_id!r} {rule}.",
+        next_step="correct the connection (Admin > Connections).",
+    )
+
+
+def _base_url(connection: Connection) -> str:
+    """Build the base URL of host, schema and port; a host without a path gets the API's ``/api/v1``."""
+    host = (connection.host or "").strip() or DEFAULT_BASE_URL
+    if "://" not in host:
+        host = f"{connection.schema or 'https'}://{host}"
+    try:
+        parts = urlsplit(host)
+        given_port = parts.port
+    except ValueError as error:
+        raise _unusable(connection, "host", f"is not a URL ({error})") from error
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise _unusable(connection, "host", f"must be a http(s) URL, such as {DEFAULT_BASE_URL}")
+    if "@" in parts.netloc:
+        raise _unusable(connection, "host", "must not hold a user or password; the key is the password field")
+    netloc = parts.netloc
+    if connection.port and not given_port:  # the UI's Test sends port 0 when it is unset
+        netloc = f"{netloc}:{connection.port}"
+    path = parts.path.rstrip("/") or urlsplit(DEFAULT_BASE_URL).path
+    return f"{parts.scheme}://{netloc}{path}"
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or value == ""
+
+
+def _positive(connection: Connection, extra: Mapping[str, Any], name: str) -> float | None:
+    value = extra.get(name)
+    if _is_blank(value):
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < 86400:
+        raise _unusable(connection, f"extra {name!r}", f"must be seconds above 0; got {value!r}")
+    return number
+
+
+def _object(connection: Connection, extra: Mapping[str, Any], name: str) -> dict[str, str]:
+    value = extra.get(name)
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise _unusable(connection, f"extra {name!r}", "must be a JSON object") from error
+    if _is_blank(value) or value == " ":
+        return {}
+    if not isinstance(value, Mapping):
+        raise _unusable(connection, f"extra {name!r}", "must be a JSON object")
+    return {str(key): str(val) for key, val in value.items()}
+
+
+def _proxies(connection: Connection, extra: Mapping[str, Any]) -> dict[str, str]:
+    proxy = extra.get("proxy")
+    if isinstance(proxy, str) and proxy:
+        return {"http": proxy, "https": proxy}
+    return _object(connection, extra, "proxies") or _object(connection, extra, "proxy")
+
+
+def _headers(connection: Connection, extra: Mapping[str, Any]) -> dict[str, str]:
+    """Further headers: the object ``headers``, and, as in HttpHook, unknown extras."""
+    unknown = {key: str(value) for key, value in extra.items() if key not in _SETTINGS}
+    headers = unknown | _object(connection, extra, "headers")
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise _unusable(connection, f"extra {name!r}", "is neither a setting nor a possible HTTP header")
+    # The key is the password field's; a second Authorization header would be sent beside it.
+    return {name: value for name, value in headers.items() if name.lower() != "authorization"}
+
+
+def _verify(extra: Mapping[str, Any]) -> bool | str:
+    value = extra.get("verify", extra.get("verify_ssl", True))
+    if isinstance(value, bool):
+        return value
+    text = str(value or "").strip()
+    return text.lower() != "false" if text.lower() in ("", "true", "false") else text
+
+
+def _cert(extra: Mapping[str, Any]) -> str | tuple[str, str] | None:
+    value = extra.get("cert")
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return str(value[0]), str(value[1])
+    return str(value) if value else None

@@ -1,0 +1,150 @@
+"""
+Turn this provider's errors and waiting into Airflow's control flow.
+
+Operators and sensors do it here and nowhere else: which errors end a task, how it defers, how it resumes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
+
+from musicapi_provider.exceptions import MusicAPIDeadlineError, MusicAPIError, MusicAPIInvalidRequestError
+from musicapi_provider.waiting import Wait, look
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from musicapi_provider.hooks.musicapi import MusicAPIHook
+    from musicapi_provider.models import Track
+
+#: Seconds to wait for tracks: well over the 10 minutes that the facts sheet advises as a minimum (facts 9).
+DEFAULT_TIMEOUT = 1800.0
+
+#: Seconds for which a trigger keeps still, whatever the poll interval. If it fires before the scheduler has
+#: handled the end of the task's first phase, Airflow 3.3 fails the task (``airflow-notes.md``, the race):
+#: with looks after 2 s, 2 of 9 sensors failed on a busy machine.
+FIRST_LOOK_OF_TRIGGER = 5.0
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """
+    Raise what Airflow understands.
+
+    * Out of time: ``AirflowSensorTimeout``. Airflow does not retry it: a retry would double the time.
+    * What a retry cannot cure (bad body, key, credits, content, unknown outcome, failed music task):
+      ``AirflowFailException``, so that no further try is made.
+    * What a later try can cure (throttled, unreachable) passes as it is and follows the task's ``retries``.
+    """
+    try:
+        yield
+    except MusicAPIDeadlineError as error:
+        raise AirflowSensorTimeout(str(error)) from error
+    except MusicAPIError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from error
+
+
+def checked_ids(value: Any) -> list[str]:
+    """
+    Return the music task ids of an argument, each once, in order.
+
+    :raises MusicAPIInvalidRequestError: an id that is no id, such as the text of a missing XCom.
+    """
+    given = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    for id_ in given:
+        if not isinstance(id_, str) or id_.strip() in ("", "None") or id_.lstrip().startswith("["):
+            raise MusicAPIInvalidRequestError(
+                f"music_task_id: must be an id or a list of ids; got {id_!r}.",
+                next_step="pass create.output (a template makes text of a list).",
+            )
+    return list(dict.fromkeys(id_.strip() for id_ in given))
+
+
+class WaitsForTracks(BaseOperator):
+    """
+    What the sensor and the waiting create operator share: look, defer, resume, collect.
+
+    Whoever resumes looks again, with the code of the first look, so every mode ends the same way.
+    """
+
+    musicapi_conn_id: str
+    timeout: float
+    fail_on_partial: bool
+    include_lyrics: bool
+    #: Seconds between looks as the user fixed them; ``None``: the connection's, else adaptive.
+    poll_interval: float | None
+    #: The result, once there is one; for the extra link.
+    collected_tracks: list[dict[str, Any]] | None = None
+
+    @cached_property
+    def hook(self) -> MusicAPIHook:
+        """The hook; made at run time, when templates are rendered."""
+        from musicapi_provider.hooks.musicapi import MusicAPIHook  # brings aiohttp: not at parse time
+
+        return MusicAPIHook(self.musicapi_conn_id)
+
+    def look(self, wait: Wait) -> list[dict[str, Any]] | None:
+        """
+        Look once; return the result when all is final, ``None`` while there is time to wait.
+
+        :raises MusicAPIError: failed, refused, or out of time.
+        """
+        look(self.hook.client, wait)
+        tracks = wait.tracks(fail_on_partial=self.fail_on_partial)
+        if tracks is None:
+            wait.log_progress()
+            return None
+        return self.result(tracks)
+
+    def result(self, tracks: Sequence[Track]) -> list[dict[str, Any]]:
+        """Return tracks as they go to XCom."""
+        self.collected_tracks = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
+        return self.collected_tracks
+
+    def look_or_defer(self, wait: Wait) -> list[dict[str, Any]]:
+        """Look once and return the result, or hand the wait to the triggerer (which raises)."""
+        with airflow_errors():
+            result = self.look(wait)
+        if result is None:
+            self._defer(wait)
+        return result
+
+    def execute_complete(self, context: Context, event: Any = None) -> list[dict[str, Any]]:
+        """
+        Go on after the trigger: look again, and finish or wait on.
+
+        :param event: A hint of the trigger, one of a closed set; anything else is refused.
+        """
+        from musicapi_provider.triggers.musicapi import error_from, wait_from
+
+        with airflow_errors():
+            wait = wait_from(event, timeout=self.timeout)
+            if (error := error_from(event)) is not None:
+                if (result := self.look(wait)) is not None:
+                    return result
+                raise error  # what the triggerer could not do, it will not do when asked again
+        return self.look_or_defer(wait)
+
+    def _defer(self, wait: Wait) -> NoReturn:
+        from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
+
+        trigger = MusicAPITaskTrigger(
+            music_task_ids=wait.music_task_ids,
+            musicapi_conn_id=self.musicapi_conn_id,
+            timeout=wait.timeout,
+            started=wait.started,
+            first_look_time=time.time() + FIRST_LOOK_OF_TRIGGER,
+            poll_interval=self.poll_interval,
+            doubts=wait.doubts,
+        )
+        # Airflow gets no timeout: its own skips execute_complete. The trigger keeps the deadline.
+        self.defer(trigger=trigger, method_name="execute_complete")

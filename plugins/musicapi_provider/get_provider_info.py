@@ -1,0 +1,86 @@
+"""
+What Airflow's provider manager reads: the entry point ``apache_airflow_provider``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_INTEGRATION = "MusicAPI"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Describe the provider: its connection type and form, its classes and its links."""
+    return {
+        "package-name": "airflow-provider-musicapi",
+        "name": "MusicAPI",
+        "description": "Turn prompts into music with `MusicAPI <https://musicapi.ai>`__.",
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://docs.musicapi.ai",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": _modules("musicapi_provider.hooks.musicapi"),
+        "operators": _modules("musicapi_provider.operators.musicapi"),
+        "sensors": _modules("musicapi_provider.sensors.musicapi"),
+        "triggers": _modules("musicapi_provider.triggers.musicapi"),
+        "extra-links": ["musicapi_provider.links.MusicAPIListenLink"],
+        "connection-types": [
+            {
+                "connection-type": "musicapi",
+                "hook-class-name": "musicapi_provider.hooks.musicapi.MusicAPIHook",
+                "hook-name": "MusicAPI",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema", "port"],
+                    "relabeling": {"password": "API key", "host": "Base URL"},
+                    "placeholders": {
+                        "host": "https://api.musicapi.ai/api/v1",
+                        "password": "the key alone, without Bearer",
+                    },
+                },
+                "conn-fields": _fields(),
+            }
+        ],
+    }
+
+
+def _modules(module: str) -> list[dict[str, Any]]:
+    return [{"integration-name": _INTEGRATION, "python-modules": [module]}]
+
+
+def _fields() -> dict[str, Any]:
+    """Return the form's fields; each is kept in the connection's extra."""
+    return {
+        "timeout": {
+            "label": "Request time-out",
+            "description": "Seconds for one request; default 30.",
+            "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 600},
+        },
+        "poll_interval": {
+            "label": "Poll interval",
+            "description": "Seconds between looks at a waiting music task; default: adaptive.",
+            "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
+        },
+        "proxies": {
+            "label": "Proxies",
+            "description": 'JSON object of proxy URLs by scheme, such as {"https": "http://proxy:3128"}.',
+            "schema": {"type": ["object", "null"]},
+        },
+        "verify": {
+            "label": "Verify certificate",
+            "description": "true (default), false, or the path of a CA bundle on the workers.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "cert": {
+            "label": "Client certificate",
+            "description": "Path of a client certificate with its key on the workers.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "headers": {
+            "label": "Headers",
+            "description": "JSON object of further headers for the API.",
+            "schema": {"type": ["object", "null"]},
+        },
+    }

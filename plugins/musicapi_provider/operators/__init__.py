@@ -1,0 +1,1 @@
+"""Operators: buy, store, and both for whole tables."""

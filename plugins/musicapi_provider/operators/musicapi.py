@@ -1,0 +1,461 @@
+"""
+The operators: buy music, store tracks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.sdk import BaseOperator, ObjectStoragePath, conf
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+from musicapi_provider.bodies import (
+    FIELDS,
+    MODELS,
+    complete_body,
+    refuse,
+    require_valid,
+    typed_fields,
+)
+from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airflow_errors, checked_ids
+from musicapi_provider.exceptions import (
+    MusicAPIConfigurationError,
+    MusicAPIError,
+    MusicAPIInvalidRequestError,
+    MusicAPINotSentError,
+    Spent,
+)
+from musicapi_provider.links import MusicAPIListenLink
+from musicapi_provider.manifest import NOT_SUBMITTED, SUBMITTED, UNKNOWN
+from musicapi_provider.settings import DEFAULT_CONN_ID
+from musicapi_provider.storage import TrackStore
+from musicapi_provider.submission import Submitted, UnknownOutcome, adopt, fingerprint_of, submit
+from musicapi_provider.waiting import Wait, wait_for_tracks
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context, XComArg
+    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
+
+log = logging.getLogger(__name__)
+
+#: XCom key of the id, pushed before any waiting; the return value may be the tracks.
+MUSIC_TASK_ID_KEY = "music_task_id"
+#: XCom key of what is known of the purchase, pushed before it is sent and after.
+SUBMISSION_KEY = "submission"
+
+#: Operator argument -> field of the request body. One differs: Airflow owns ``task_type``.
+API_FIELDS = {"music_task_type" if name == "task_type" else name: name for name in FIELDS}
+
+
+class MusicAPICreateOperator(WaitsForTracks):
+    """
+    Submit a music task: this buys (15 credits for most task types, 2 for ``concat_music``; facts 8).
+
+    Returns (XCom) the music task id as a string. With ``wait_for_completion`` it returns the tracks, as
+    :class:`~musicapi_provider.sensors.musicapi.MusicAPITaskSensor` does, and the id stands under the key
+    ``music_task_id``.
+
+    The body is checked before anything is sent: every wrong field is named with its value and rule. Give the
+    fields as arguments, or a whole body as ``body`` (a row of a prompt table). ``task_type`` defaults to
+    ``create_music``, ``mv`` to ``sonic-v5``, ``custom_mode`` to true unless only a
+    ``gpt_description_prompt`` is given.
+
+    .. note::
+        **Retries and clears never pay twice in silence.** A record in the task state store is written before
+        the request leaves. A later try of the same body collects what was bought; if the answer was lost it
+        ends with an error that names the evidence (see ``on_unknown_outcome``). A changed body is a new
+        purchase. A music task that failed, and was hence refunded, is bought anew by the next try.
+
+    .. seealso:: ``musicapi-facts.md`` 2 for the fields and limits, 5 for why a create is never resent.
+
+    :param musicapi_conn_id: Airflow connection (templated).
+    :param body: A whole request body; a field given here and as an argument is an error (templated, except
+        text that comes from another task, which is data).
+    :param extra_body: Fields that this version does not know, sent unchecked (templated).
+    :param music_task_type: The API's ``task_type``: one of ten operations (facts 2.1). Airflow owns the word
+        ``task_type`` on every operator (templated, as all API fields below).
+    :param mv: Model, such as ``sonic-v5``; unknown names are sent with a warning, since the list grows.
+    :param custom_mode: True: ``prompt`` holds lyrics. False: ``gpt_description_prompt`` describes the song.
+    :param prompt: Lyrics, or the brief with ``auto_lyrics``; 3,000 or 5,000 characters by model.
+    :param lyrics: Alternative to ``prompt``.
+    :param gpt_description_prompt: What the song shall be, 400 characters.
+    :param title: 80 characters.
+    :param tags: Styles, comma separated; 200 or 1,000 characters by model.
+    :param negative_tags: Styles to avoid.
+    :param make_instrumental: No singing.
+    :param auto_lyrics: Let the API write lyrics from ``prompt``; needs ``custom_mode``.
+    :param vocal_gender: ``f`` or ``m``; ``sonic-v4-5`` and later.
+    :param style_weight: 0 to 1.
+    :param weirdness_constraint: 0 to 1.
+    :param audio_weight: 0 to 1; higher stays closer to the source.
+    :param continue_clip_id: The clip to extend, cover, join or remaster.
+    :param continue_at: Seconds at which an extension begins.
+    :param persona_id: Voice for ``persona_music``.
+    :param variation_category: ``subtle``, ``normal`` or ``high``, for ``remaster``.
+    :param overpainting_start_s: Seconds, for ``add_vocals`` and ``add_instrumental``.
+    :param overpainting_end_s: Seconds, after the start.
+    :param use_suno_cdn: Passed through; optional by observation (facts 2.2).
+    :param duration: Whole seconds, 10 to 360; passed through, not documented for this API (facts 2.2).
+    :param wait_for_completion: Wait for the tracks and return them.
+    :param deferrable: Wait in the triggerer. Default: Airflow's ``default_deferrable``.
+    :param poll_interval: Seconds between looks. Default: the connection's, else adaptive.
+    :param timeout: Seconds to wait for the tracks, in each try. Default 30 minutes.
+    :param fail_on_partial: Fail when some clips failed and others succeeded. Default: return what succeeded.
+    :param include_lyrics: Also return lyrics.
+    :param adopt_music_task_id: Collect this existing music task instead of paying (templated).
+    :param on_unknown_outcome: ``fail`` (default): an earlier create whose answer was lost ends the task, a
+        human decides. ``resubmit``: it is sent again, and may be paid twice.
+    :param force_new: Pay again on purpose: once for each clear of the task, and only when what was bought
+        before is finished. Retries still collect.
+    :param prompt_id: The prompt table's row that this belongs to, for labels and logs (templated).
+    :raises AirflowFailException: what a retry cannot cure: bad body, key, credits, content, unknown outcome,
+        failed music task. Each message says whether credits were spent and what to do.
+    :raises MusicAPIError: what a retry can cure; nothing was spent.
+    """
+
+    template_fields: Sequence[str] = (
+        "musicapi_conn_id",
+        "body",
+        "extra_body",
+        *API_FIELDS,
+        "adopt_music_task_id",
+        "prompt_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"body": "json", "extra_body": "json"}
+    operator_extra_links = (MusicAPIListenLink(),)
+    ui_color = "#e8def8"
+
+    def __init__(
+        self,
+        *,
+        musicapi_conn_id: str = DEFAULT_CONN_ID,
+        body: Mapping[str, Any] | XComArg | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        music_task_type: str | None = None,
+        mv: str | None = None,
+        custom_mode: bool | str | None = None,
+        prompt: str | None = None,
+        lyrics: str | None = None,
+        gpt_description_prompt: str | None = None,
+        title: str | None = None,
+        tags: str | None = None,
+        negative_tags: str | None = None,
+        make_instrumental: bool | str | None = None,
+        auto_lyrics: bool | str | None = None,
+        vocal_gender: Literal["f", "m"] | str | None = None,
+        style_weight: float | str | None = None,
+        weirdness_constraint: float | str | None = None,
+        audio_weight: float | str | None = None,
+        continue_clip_id: str | XComArg | None = None,
+        continue_at: float | str | None = None,
+        persona_id: str | None = None,
+        variation_category: str | None = None,
+        overpainting_start_s: float | str | None = None,
+        overpainting_end_s: float | str | None = None,
+        use_suno_cdn: bool | str | None = None,
+        duration: int | str | None = None,
+        wait_for_completion: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: timedelta | float | None = None,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        fail_on_partial: bool = False,
+        include_lyrics: bool = False,
+        adopt_music_task_id: str | XComArg | None = None,
+        on_unknown_outcome: Literal["fail", "resubmit"] = "fail",
+        force_new: bool = False,
+        prompt_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.musicapi_conn_id = musicapi_conn_id
+        self.body: Any = body  # a mapping once rendered
+        self.extra_body = extra_body
+        self.music_task_type = music_task_type
+        self.mv = mv
+        self.custom_mode = custom_mode
+        self.prompt = prompt
+        self.lyrics = lyrics
+        self.gpt_description_prompt = gpt_description_prompt
+        self.title = title
+        self.tags = tags
+        self.negative_tags = negative_tags
+        self.make_instrumental = make_instrumental
+        self.auto_lyrics = auto_lyrics
+        self.vocal_gender = vocal_gender
+        self.style_weight = style_weight
+        self.weirdness_constraint = weirdness_constraint
+        self.audio_weight = audio_weight
+        self.continue_clip_id = continue_clip_id
+        self.continue_at = continue_at
+        self.persona_id = persona_id
+        self.variation_category = variation_category
+        self.overpainting_start_s = overpainting_start_s
+        self.overpainting_end_s = overpainting_end_s
+        self.use_suno_cdn = use_suno_cdn
+        self.duration = duration
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poll_interval = None if poll_interval is None else _seconds("poll_interval", poll_interval)
+        self.timeout = _seconds("timeout", timeout)
+        self.fail_on_partial = fail_on_partial
+        self.include_lyrics = include_lyrics
+        self.adopt_music_task_id = adopt_music_task_id
+        self.on_unknown_outcome = UnknownOutcome(on_unknown_outcome)
+        self.force_new = force_new
+        self.prompt_id = prompt_id
+
+    def execute(self, context: Context) -> str | list[dict[str, Any]]:
+        """Submit, or collect what an earlier try submitted; then wait if asked to."""
+        with airflow_errors():
+            music_task_id = self._submit(context).music_task_id
+        context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=music_task_id)
+        context["ti"].xcom_push(key=SUBMISSION_KEY, value=SUBMITTED)
+        if not self.wait_for_completion:
+            return music_task_id
+        if self.deferrable:
+            return self.look_or_defer(Wait([music_task_id], self.timeout))
+        with airflow_errors():
+            tracks = wait_for_tracks(
+                self.hook.client,
+                [music_task_id],
+                timeout=self.timeout,
+                poll_interval=self.poll_interval or self.hook.settings.poll_interval,
+                fail_on_partial=self.fail_on_partial,
+            )
+        return self.result(tracks)
+
+    def request_body(self) -> dict[str, Any]:
+        """
+        Return the checked body that would be sent, without ``extra_body``.
+
+        :raises MusicAPIInvalidRequestError: names every wrong field.
+        """
+        completed = self._completed_body()
+        require_valid(completed)
+        if (mv := completed.get("mv")) is not None and mv not in MODELS:
+            self.log.warning("mv %r is unknown to this version of the provider; sent as it is.", mv)
+        return completed
+
+    def _completed_body(self) -> dict[str, Any]:
+        given = {name: getattr(self, argument) for argument, name in API_FIELDS.items()}
+        # A template makes the text "None" of an empty param.
+        fields = {name: value for name, value in given.items() if value is not None and value != "None"}
+        body = _mapping("body", self.body)
+        if twice := fields.keys() & {name for name, value in body.items() if value is not None}:
+            raise MusicAPIInvalidRequestError(
+                f"Given both in body and as an argument; nothing was sent: {', '.join(sorted(twice))}."
+            )
+        typed, problems = typed_fields({**body, **fields})
+        refuse(problems)
+        return complete_body(typed)
+
+    def on_kill(self) -> None:
+        """Say what stays behind; the API has no cancel call."""
+        self.log.warning(
+            "Killed. A music task that was already submitted goes on at the API and its credits stay spent; "
+            "the next try, or a clear, collects it without paying again."
+        )
+
+    def _submit(self, context: Context) -> Submitted:
+        adopted = self.adopt_music_task_id is not None
+        body = self._completed_body() if adopted else self.request_body()
+        body |= _mapping("extra_body", self.extra_body)
+        store = TaskStateRecords(context)
+        fingerprint = fingerprint_of(body, account=self.musicapi_conn_id)
+        # Airflow raises max_tries with each clear and leaves it alone for the retries in between.
+        generation = str(context["ti"].max_tries)
+        if adopted:
+            music_task_id = _one_id(self.adopt_music_task_id)
+            self.log.info("Nothing is bought: music task %s is adopted.", music_task_id)
+            return adopt(store, music_task_id, fingerprint=fingerprint, generation=generation)
+        # For whoever reports on this task when it is dead: see musicapi_provider.manifest.
+        context["ti"].xcom_push(key=SUBMISSION_KEY, value=UNKNOWN)
+        try:
+            return self._buy_or_collect(body, store, fingerprint, generation)
+        except MusicAPIError as error:
+            if error.spent is Spent.NOT_SPENT:
+                context["ti"].xcom_push(key=SUBMISSION_KEY, value=NOT_SUBMITTED)
+            elif error.music_task_id:  # bought by an earlier try, only not to be looked at now
+                context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=error.music_task_id)
+                context["ti"].xcom_push(key=SUBMISSION_KEY, value=SUBMITTED)
+            raise
+
+    def _buy_or_collect(
+        self, body: Mapping[str, Any], store: TaskStateRecords, fingerprint: str, generation: str
+    ) -> Submitted:
+        what = self.prompt_id or body.get("title") or body["task_type"]
+        self.log.info("Submitting %r to %s", what, self.hook.settings.base_url)
+        return submit(
+            self.hook.client,
+            body,
+            store,
+            fingerprint=fingerprint,
+            generation=generation,
+            on_unknown_outcome=self.on_unknown_outcome,
+            force_new=self.force_new,
+        )
+
+
+class TaskStateRecords:
+    """
+    Submission records in Airflow's task state store: per dag run, task and map index.
+
+    It survives kills, retries and clears; XCom does not, and is never the record. It ends with the dag run
+    (``airflow db clean``, deleting the run), and with success where ``[state_store] clear_on_success`` is on.
+    """
+
+    def __init__(self, context: Context) -> None:
+        try:
+            self._store: TaskStateStoreAccessor = context["task_state_store"]
+        except KeyError as error:
+            raise MusicAPIConfigurationError(
+                "This Airflow has no task state store to record a purchase in; nothing was sent.",
+                next_step="use Airflow 3.3 or later.",
+            ) from error
+        if conf.getboolean("state_store", "clear_on_success", fallback=False):
+            log.warning(
+                "[state_store] clear_on_success is on: Airflow forgets this purchase when the task succeeds, "
+                "and clearing the task then BUYS AGAIN. Turn the option off to be safe."
+            )
+
+    def get(self, key: str) -> Any:
+        """Return the record, or ``None``."""
+        return self._guarded(lambda: self._store.get(key))
+
+    def set(self, key: str, value: dict[str, Any]) -> None:
+        """Write the record; it never expires, since money does not."""
+        self._guarded(lambda: self._store.set(key, value, retention=NEVER_EXPIRE))
+
+    def delete(self, key: str) -> None:
+        """Remove the record."""
+        self._guarded(lambda: self._store.delete(key))
+
+    @staticmethod
+    def _guarded(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # whatever the backend raises: no record, no purchase
+            raise MusicAPINotSentError(
+                f"The task state store failed ({type(error).__name__}: {error}); this try has sent nothing.",
+                spent=Spent.UNKNOWN,  # earlier tries may have bought; that is what cannot be read
+                next_step="look at the API server's log; a later try goes on where this one stopped.",
+            ) from error
+
+
+class MusicAPIStoreTracksOperator(BaseOperator):
+    """
+    Download tracks and store them, checked, in any object storage. Costs no credits; safe to repeat.
+
+    Each track is streamed at constant memory to a temporary name, checked (status, content type, size, magic
+    bytes, readable as audio), then moved to ``{clip_id}.mp3`` (or the format's suffix), with a JSON sidecar
+    ``{clip_id}.json`` beside it. A track whose sidecar and file are there is not downloaded again. Names come
+    from ids, never from titles. The API key is never sent to a media host.
+
+    Returns (XCom) one record per track: ``clip_id, music_task_id, title, audio_url, uri, bytes, sha256,
+    duration`` (seconds, measured)``, content_type`` (and ``prompt_id``, ``cover_uri`` where given). If the
+    operator has outlets, each gets an asset event with ``tracks`` and ``bytes`` counts.
+
+    :param tracks: Track dicts as the sensor returns them (templated).
+    :param destination: Folder as an object storage URI, such as ``s3://aws_default@bucket/music``
+        (templated).
+    :param musicapi_conn_id: Its proxies and certificates serve the download; not its key (templated).
+    :param store_cover: Also store the cover image as ``{clip_id}.jpeg``; a missing one is a warning.
+    :param max_bytes: Refuse a body larger than this; default 200 MiB, eight minutes of WAV are 90.
+    :param prompt_id: The prompt table's row that this belongs to (templated).
+    :raises MusicAPIStorageError: a media host's answer is not the audio it should be; raised after all other
+        tracks are stored.
+    """
+
+    template_fields: Sequence[str] = ("tracks", "destination", "musicapi_conn_id", "prompt_id")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"tracks": "json"}
+    ui_color = "#e8def8"
+
+    def __init__(
+        self,
+        *,
+        tracks: list[dict[str, Any]] | XComArg,
+        destination: str,
+        musicapi_conn_id: str = DEFAULT_CONN_ID,
+        store_cover: bool = False,
+        max_bytes: int = 200 * 1024 * 1024,
+        prompt_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.tracks: Any = tracks  # a list once rendered
+        self.destination = destination
+        self.musicapi_conn_id = musicapi_conn_id
+        self.store_cover = store_cover
+        self.max_bytes = max_bytes
+        self.prompt_id = prompt_id
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Store what is not stored yet and return a record per track."""
+        from musicapi_provider.hooks.musicapi import MusicAPIHook  # brings aiohttp: not at parse time
+
+        extra = {"prompt_id": self.prompt_id} if self.prompt_id else {}
+        with airflow_errors():
+            settings = MusicAPIHook(self.musicapi_conn_id).settings
+            with TrackStore(
+                _folder(self.destination),
+                settings,
+                max_bytes=self.max_bytes,
+                store_cover=self.store_cover,
+            ) as store:
+                records = store.store_all(_tracks(self.tracks), extra=extra)
+        self.log.info("%d tracks are in %s", len(records), self.destination)
+        self._tell_outlets(context, records)
+        return records
+
+    def _tell_outlets(self, context: Context, records: list[dict[str, Any]]) -> None:
+        counts = {"tracks": len(records), "bytes": sum(record["bytes"] for record in records)}
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra.update({**counts, "destination": self.destination})
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    """Return an argument that must be a mapping once rendered."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise MusicAPIInvalidRequestError(
+            f"{name}: must be a mapping of fields; got {type(value).__name__} {str(value)[:60]!r}.",
+            next_step=f"pass {name}=task.output (a template makes text of a dict).",
+        )
+    return dict(value)
+
+
+def _one_id(value: Any) -> str:
+    ids = checked_ids(value)
+    if len(ids) != 1:
+        raise MusicAPIInvalidRequestError(f"adopt_music_task_id: must be one id; got {value!r}.")
+    return ids[0]
+
+
+def _tracks(value: Any) -> list[Mapping[str, Any]]:
+    """Return the tracks argument, which must be a list of dicts once rendered."""
+    if isinstance(value, Sequence) and all(isinstance(track, Mapping) for track in value):
+        return list(value)
+    raise MusicAPIInvalidRequestError(
+        f"tracks: must be a list of tracks as the sensor returns it; got {str(value)[:60]!r}.",
+        next_step="pass tracks=sensor.output (a template makes text of a list).",
+    )
+
+
+def _folder(destination: str) -> ObjectStoragePath:
+    if destination.strip() in ("", "None"):
+        raise MusicAPIInvalidRequestError(
+            f"destination: must be the URI of a folder; got {destination!r}.",
+            next_step="give one, such as s3://conn_id@bucket/music or file:///data/music.",
+        )
+    return ObjectStoragePath(destination)
+
+
+def _seconds(name: str, value: timedelta | float) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{name} must be seconds, 0 or more; got {value!r}")
+    return seconds

@@ -1,0 +1,1 @@
+"""Sensors: wait for music tasks that somebody else submitted."""

@@ -1,0 +1,128 @@
+"""
+The sensor: wait for music tasks that somebody else submitted. Waiting buys nothing, so it is safe to retry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+
+from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airflow_errors, checked_ids
+from musicapi_provider.links import MusicAPIListenLink
+from musicapi_provider.settings import DEFAULT_CONN_ID
+from musicapi_provider.waiting import Wait, doubts_from
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context, XComArg
+
+
+#: Seconds between pokes: the lower end of what the vendor recommends (facts 1).
+DEFAULT_POKE_INTERVAL = 15.0
+#: Task state key under which a rescheduled sensor remembers doubtful answers from poke to poke.
+DOUBTS_KEY = "musicapi_doubts"
+
+
+class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
+    """
+    Wait until music tasks are done and return their tracks.
+
+    Costs no credits, whatever happens. A music task is done when every clip has succeeded or failed; a clip
+    counts only with a final audio URL, never with a streaming one. Passing errors (time-outs, 429, 5xx,
+    unreadable answers) are tolerated until the deadline; a refused key ends the wait at once, an unknown id
+    after 60 s.
+
+    Returns (XCom) a list of track dicts, about 600 bytes each: ``music_task_id, clip_id, title, audio_url,
+    image_url, video_url, duration`` (float seconds)``, tags, mv, created_at`` (and ``lyrics``).
+
+    .. seealso:: ``musicapi-facts.md`` 1.1 and 3.1 for what final means, 9 for the unknowns.
+
+    :param music_task_id: One music task id or a list of them; a create operator's output (templated).
+    :param musicapi_conn_id: Airflow connection, the same key that submitted (templated).
+    :param poke_interval: Seconds between looks. Default: 15 in poke and reschedule mode (the vendor
+        recommends 15 to 25); when deferrable the connection's ``poll_interval``, else adaptive.
+    :param timeout: Seconds to wait in total, in every mode. Default 30 minutes.
+    :param deferrable: Wait in the triggerer without a worker slot. Default: Airflow's ``default_deferrable``.
+    :param fail_on_partial: Fail when some clips failed and others succeeded. Default: return what succeeded,
+        log what failed; it is paid for.
+    :param include_lyrics: Also return lyrics, up to 5,000 characters a track.
+    :param prompt_id: The prompt table's row that this belongs to, for labels and logs (templated).
+    :raises AirflowFailException: failed, refused or unknown; a retry cannot cure it.
+    :raises AirflowSensorTimeout: still running at the deadline; clearing the task goes on waiting.
+    """
+
+    template_fields: Sequence[str] = ("music_task_id", "musicapi_conn_id", "prompt_id")
+    operator_extra_links = (MusicAPIListenLink(),)
+    ui_color = "#e8def8"
+
+    def __init__(
+        self,
+        *,
+        music_task_id: str | list[str] | XComArg,
+        musicapi_conn_id: str = DEFAULT_CONN_ID,
+        poke_interval: timedelta | float | None = None,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        fail_on_partial: bool = False,
+        include_lyrics: bool = False,
+        prompt_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            poke_interval=DEFAULT_POKE_INTERVAL if poke_interval is None else poke_interval,
+            timeout=timeout,
+            **kwargs,
+        )
+        self.music_task_id = music_task_id
+        self.musicapi_conn_id = musicapi_conn_id
+        self.poll_interval = None if poke_interval is None else self.poke_interval
+        self.deferrable = deferrable
+        self.fail_on_partial = fail_on_partial
+        self.include_lyrics = include_lyrics
+        self.prompt_id = prompt_id
+
+    def execute(self, context: Context) -> Any:
+        """Wait in the chosen mode; a deferrable sensor looks once before it defers (design.md 4)."""
+        try:
+            with airflow_errors():
+                self._wait = self._begin(context)
+            if self.deferrable:
+                return self.look_or_defer(self._wait)
+        except (AirflowFailException, AirflowSensorTimeout) as error:
+            if self.soft_fail or self.never_fail:  # as BaseSensorOperator does for poke
+                raise AirflowSkipException(f"Skipping: {error}") from error
+            raise
+        # The deadline is the wait's, checked in poke: BaseSensorOperator's would name no ids, and would not
+        # honour never_fail as it does for deferred sensors.
+        timeout, self.timeout = self.timeout, math.inf
+        try:
+            return super().execute(context)
+        finally:
+            self.timeout = timeout
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look once at what is not final yet."""
+        with airflow_errors():
+            result = self.look(self._wait)
+        if self.reschedule and self._wait.doubts:
+            context["task_state_store"].set(DOUBTS_KEY, dict(self._wait.doubts))
+        return PokeReturnValue(is_done=result is not None, xcom_value=result)
+
+    def on_kill(self) -> None:
+        """Say what stays behind."""
+        self.log.warning(
+            "No longer waiting for %s: it goes on at the API and its credits stay spent.", self.music_task_id
+        )
+
+    def _begin(self, context: Context) -> Wait:
+        """Return the wait; a rescheduled sensor goes on with the one of its first poke."""
+        wait = Wait(checked_ids(self.music_task_id), self.timeout)
+        first = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
+        if first:
+            wait.started = first.timestamp()
+            wait.doubts = doubts_from(context["task_state_store"].get(DOUBTS_KEY))
+        return wait

@@ -1,0 +1,311 @@
+"""
+Submit a music task without ever paying twice in silence.
+
+The API knows no idempotency key (facts 5), so the memory is ours: a record in a small key-value store,
+written *before* the request leaves and completed the moment the id is known. If the process dies:
+
+* before the intent is written: nothing was sent; the next try buys.
+* between intent and answer, or between answer and record: the next try finds an intent without an id, an
+  unknown outcome. It is never resent unless the policy says so.
+* after the record: the next try collects.
+
+In Airflow the store is the task state store, which survives kills, retries and clears (``airflow-notes.md``).
+No Airflow in here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import tenacity
+
+from musicapi_provider.exceptions import (
+    MusicAPIAmbiguousSubmitError,
+    MusicAPIConfigurationError,
+    MusicAPIError,
+    MusicAPIInvalidRequestError,
+    MusicAPIUnknownTaskError,
+    Spent,
+)
+from musicapi_provider.verdict import State, judge
+
+if TYPE_CHECKING:
+    from musicapi_provider.client import MusicAPIClient
+
+
+log = logging.getLogger(__name__)
+
+#: The one key of the store that is used.
+KEY = "musicapi_submissions"
+#: Seconds between tries to write to the store after a purchase.
+STORE_PAUSE = 1.0
+
+
+class SubmissionStore(Protocol):
+    """Where records live: anything with these three that survives the death of the process."""
+
+    def get(self, key: str) -> Any:
+        """Return the value, or ``None``."""
+
+    def set(self, key: str, value: dict[str, Any]) -> None:
+        """Write or overwrite the value."""
+
+    def delete(self, key: str) -> None:
+        """Remove the value."""
+
+
+class UnknownOutcome(StrEnum):
+    """What to do about a create whose answer was lost."""
+
+    FAIL = "fail"
+    RESUBMIT = "resubmit"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """
+    What is known of the purchases of one body by one Airflow task.
+
+    :param at: ISO time (UTC) at which the last request was about to leave.
+    :param generation: Changes with each clear of the task and not with its retries.
+    :param music_task_id: The last purchase; ``None`` while it is only an intent.
+    :param earlier: Ids of earlier purchases that the last one replaced; never forgotten.
+    :param lost_at: Times of creates whose answers were lost and that were sent again by policy.
+    """
+
+    at: str
+    generation: str
+    music_task_id: str | None = None
+    earlier: tuple[str, ...] = ()
+    lost_at: tuple[str, ...] = ()
+
+    @property
+    def is_intent(self) -> bool:
+        """Whether a request was about to leave and nothing is known of its answer."""
+        return self.music_task_id is None
+
+    @classmethod
+    def after(cls, before: Record | None, generation: str) -> Record:
+        """Return a new intent that remembers everything about the purchases before it."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        if before is None:
+            return cls(now, generation)
+        if before.music_task_id is None:
+            return cls(now, generation, earlier=before.earlier, lost_at=(*before.lost_at, before.at))
+        return cls(now, generation, earlier=(*before.earlier, before.music_task_id), lost_at=before.lost_at)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Record:
+        """Read what :meth:`as_json` wrote; raises ``TypeError`` for anything else."""
+        if not isinstance(value, Mapping):
+            raise TypeError("a record must be an object")
+        lists = {name: value.get(name) for name in ("earlier", "lost_at")}
+        if not all(isinstance(items, list) for items in lists.values()):
+            raise TypeError("earlier and lost_at must be lists")
+        record = cls(**{**value, **{name: tuple(items or ()) for name, items in lists.items()}})
+        texts = [record.at, *record.earlier, *record.lost_at]
+        texts += [record.music_task_id] if record.music_task_id is not None else []
+        if not all(isinstance(text, str) and text for text in texts) or not isinstance(
+            record.generation, str
+        ):
+            raise TypeError("ids and times must be texts")
+        return record
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as JSON: about 300 bytes."""
+        return {**asdict(self), "earlier": list(self.earlier), "lost_at": list(self.lost_at)}
+
+
+class Ledger:
+    """
+    All purchases of one Airflow task: a record per body, under one key of the store.
+
+    :raises MusicAPIConfigurationError: when what is stored is no ledger; nothing was sent.
+    """
+
+    def __init__(self, store: SubmissionStore) -> None:
+        self._store = store
+        value = store.get(KEY)
+        try:
+            self._records = {} if value is None else _records(value)
+        except TypeError as error:
+            raise MusicAPIConfigurationError(
+                f"The task state {KEY!r} is unreadable ({error}); nothing was sent.",
+                next_step="delete this task state if you are sure that nothing was bought.",
+            ) from error
+
+    def get(self, fingerprint: str) -> Record | None:
+        """Return the record of a body."""
+        return self._records.get(fingerprint)
+
+    def others(self, fingerprint: str) -> list[Record]:
+        """Return the records of other bodies."""
+        return [record for print_, record in self._records.items() if print_ != fingerprint]
+
+    def put(self, fingerprint: str, record: Record | None) -> None:
+        """Write a record, or take it out."""
+        records = {**self._records, fingerprint: record}
+        self._records = {print_: kept for print_, kept in records.items() if kept is not None}
+        if self._records:
+            self._store.set(KEY, {print_: kept.as_json() for print_, kept in self._records.items()})
+        else:
+            self._store.delete(KEY)
+
+
+def _records(value: Any) -> dict[str, Record]:
+    if not isinstance(value, Mapping):
+        raise TypeError("a ledger must be an object")
+    return {str(fingerprint): Record.from_json(item) for fingerprint, item in value.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The music task to wait for, and whether this very call bought it."""
+
+    music_task_id: str
+    bought: bool
+
+
+def fingerprint_of(body: Mapping[str, Any], *, account: str) -> str:
+    """
+    Return a digest of what is bought: the same body on the same account is the same purchase.
+
+    :param account: The connection id.
+    :raises MusicAPIInvalidRequestError: the body is no JSON, so it cannot be sent either.
+    """
+    try:
+        canonical = json.dumps([account, body], sort_keys=True, ensure_ascii=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise MusicAPIInvalidRequestError(
+            f"The request body is no JSON ({error}); nothing was sent."
+        ) from error
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def submit(
+    client: MusicAPIClient,
+    body: Mapping[str, Any],
+    store: SubmissionStore,
+    *,
+    fingerprint: str,
+    generation: str,
+    on_unknown_outcome: UnknownOutcome = UnknownOutcome.FAIL,
+    force_new: bool = False,
+) -> Submitted:
+    """
+    Buy the music task, or collect what an earlier try bought.
+
+    * recorded and still running: collected, always;
+    * recorded and finished: collected, unless ``force_new`` asks for another one in this generation;
+    * recorded and failed, hence refunded: bought anew;
+    * an intent without an id: ``on_unknown_outcome``. The intent of another body counts, too, if it comes
+      from a retry: then the body itself changes from try to try.
+
+    :param body: A complete, valid request body.
+    :param fingerprint: See :func:`fingerprint_of`.
+    :param generation: The same for all retries, another one after each clear of the Airflow task.
+    :param force_new: Pay again on purpose, once per generation.
+    :raises MusicAPIAmbiguousSubmitError: now or earlier, a create was sent and its answer lost.
+    :raises MusicAPIError: a certain refusal; the intent is withdrawn, nothing was spent.
+    """
+    ledger = Ledger(store)
+    record = ledger.get(fingerprint)
+    if record is not None and record.is_intent:
+        _settle_intent(record, on_unknown_outcome)
+    elif record is not None and not _is_due_again(client, record, generation, force_new=force_new):
+        log.info(
+            "Nothing is bought: music task %s was submitted at %s for the same body and is collected.",
+            record.music_task_id,
+            record.at,
+        )
+        return Submitted(str(record.music_task_id), bought=False)
+    for other in ledger.others(fingerprint):
+        if other.is_intent and other.generation == generation:
+            _settle_intent(other, on_unknown_outcome)
+        elif record is None:
+            bought = f"music task {other.music_task_id}" if other.music_task_id else "with unknown outcome"
+            log.warning("The body has changed since %s (%s): this is a new purchase.", other.at, bought)
+    return Submitted(_buy(client, body, ledger, fingerprint, generation), bought=True)
+
+
+def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, generation: str) -> Submitted:
+    """Record a music task that exists already as this purchase; buys nothing, settles a lost answer."""
+    ledger = Ledger(store)
+    before = ledger.get(fingerprint)
+    earlier = Record.after(before, generation).earlier
+    kept = tuple(id_ for id_ in earlier if id_ != music_task_id)
+    lost_at = before.lost_at if before else ()
+    now = Record.after(None, generation).at
+    ledger.put(fingerprint, Record(now, generation, music_task_id, kept, lost_at))
+    return Submitted(music_task_id, bought=False)
+
+
+def _is_due_again(client: MusicAPIClient, record: Record, generation: str, *, force_new: bool) -> bool:
+    """Tell whether a recorded purchase is over and another one is due: failed, or forced."""
+    forced = force_new and record.generation != generation
+    try:
+        task = client.get_task(str(record.music_task_id))
+    except MusicAPIUnknownTaskError:
+        return forced  # too young or expired: no proof of a refund
+    verdict = judge(task, allow_http=client.settings.allow_http_audio, confirmed=forced)
+    if verdict.state is State.FAILED:
+        log.info("Music task %s failed (%s); it is bought anew.", record.music_task_id, verdict.reason)
+        return True
+    if forced and verdict.is_final:
+        log.info("force_new: bought again beside music task %s.", record.music_task_id)
+        return True
+    return False
+
+
+def _buy(
+    client: MusicAPIClient, body: Mapping[str, Any], ledger: Ledger, fingerprint: str, generation: str
+) -> str:
+    before = ledger.get(fingerprint)
+    intent = Record.after(before, generation)
+    ledger.put(fingerprint, intent)
+    try:
+        music_task_id = client.create(body)
+    except MusicAPIError as error:
+        if error.spent is Spent.NOT_SPENT:
+            _stubbornly(lambda: ledger.put(fingerprint, before), "The withdrawal of the intent")
+        raise  # otherwise the intent stays: it is the evidence
+    log.info("Music task %s is bought.", music_task_id)  # on record here first: this cannot fail
+    bought = replace(intent, music_task_id=music_task_id)
+    _stubbornly(lambda: ledger.put(fingerprint, bought), f"The record of music task {music_task_id}")
+    return music_task_id
+
+
+def _stubbornly(write: Callable[[], None], what: str) -> None:
+    """
+    Write what must be written and never hide what made it necessary.
+
+    If the store stays away, the intent remains: a retry then asks a human instead of paying.
+    """
+    try:
+        tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(STORE_PAUSE), reraise=True
+        )(write)
+    except Exception:
+        log.exception("%s could not be written; a retry will ask what became of this purchase.", what)
+
+
+def _settle_intent(record: Record, policy: UnknownOutcome) -> None:
+    if policy is UnknownOutcome.RESUBMIT:
+        log.warning(
+            "A create was sent at %s and its answer lost; on_unknown_outcome is 'resubmit', so it is sent "
+            "again. If the first one was booked, this pays twice.",
+            record.at,
+        )
+        return
+    before = f" Earlier music tasks of this body: {', '.join(record.earlier)}." if record.earlier else ""
+    raise MusicAPIAmbiguousSubmitError(
+        f"An earlier try was about to send a create at {record.at}, and its answer was never recorded: it "
+        f"may have been booked.{before}"
+    )

@@ -1,0 +1,198 @@
+"""
+Look at music tasks, once or until they are done.
+
+Between the client (one request) and the verdict (one answer) stands the look: all awaited music tasks,
+passing errors tolerated, doubtful answers given their time. Sensor, operator, hook and trigger wait with this
+module, so that every mode tolerates the same things. No Airflow in here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from musicapi_provider.exceptions import MusicAPIDeadlineError, MusicAPIError
+from musicapi_provider.schedule import next_delay
+from musicapi_provider.settings import MAX_RETRY_AFTER
+from musicapi_provider.verdict import State, Verdict, conclude, judge, judge_error
+
+if TYPE_CHECKING:
+    from musicapi_provider.async_client import MusicAPIAsyncClient
+    from musicapi_provider.client import MusicAPIClient
+    from musicapi_provider.models import MusicTask, Track
+
+log = logging.getLogger(__name__)
+
+#: Seconds after the waiting began during which "not found" proves nothing: read-after-write delay (facts 9).
+UNKNOWN_TASK_GRACE = 60.0
+#: Seconds between looks that nothing undercuts, so that no answer and no setting makes a tight loop.
+MIN_PAUSE = 0.05
+
+
+@dataclass(slots=True)
+class Wait:
+    """
+    The state of one wait: what is awaited, since when, and what is known.
+
+    :param music_task_ids: Music tasks, in the order of the result.
+    :param timeout: Seconds in total.
+    :param started: Epoch seconds at which the wait began. Wall-clock: a wait may go on in another process.
+    :param doubts: Epoch seconds since which an id's answers are doubtful; outlives the process as well.
+    :param verdicts: The last verdict by id; final ones are not asked for again.
+    """
+
+    music_task_ids: Sequence[str]
+    timeout: float
+    started: float = field(default_factory=time.time)
+    doubts: dict[str, float] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    _said: str = ""
+
+    def __post_init__(self) -> None:
+        for id_ in self.music_task_ids:
+            self.verdicts.setdefault(id_, Verdict(State.RUNNING, "not looked at yet"))
+
+    @property
+    def pending(self) -> list[str]:
+        """The ids that are not final yet."""
+        return [id_ for id_, verdict in self.verdicts.items() if not verdict.is_final]
+
+    @property
+    def age(self) -> float:
+        """Seconds since the wait began."""
+        return time.time() - self.started
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline; negative after it."""
+        return self.timeout - self.age
+
+    def learn(self, id_: str, answer: MusicTask | MusicAPIError, *, allow_http: bool) -> None:
+        """
+        Judge an answer about one music task, or the error of a look.
+
+        :raises MusicAPIError: the error, when it concerns the account, such as a revoked key.
+        """
+        if isinstance(answer, MusicAPIError):
+            self.verdicts[id_] = judge_error(answer, in_grace=self.age < UNKNOWN_TASK_GRACE)
+            return
+        verdict = judge(answer, allow_http=allow_http)
+        if self.verdicts[id_].patience not in (None, verdict.patience):
+            self.doubts.pop(id_, None)  # another kind of doubt: it has a patience of its own
+        if verdict.patience is None:
+            self.doubts.pop(id_, None)
+        elif time.time() - self.doubts.setdefault(id_, time.time()) >= verdict.patience:
+            verdict = judge(answer, allow_http=allow_http, confirmed=True)
+        self.verdicts[id_] = verdict
+
+    def tracks(self, *, fail_on_partial: bool) -> list[Track] | None:
+        """
+        Return the tracks when all is final; ``None`` while there is something and time to wait for.
+
+        :raises MusicAPIError: failed (see :func:`musicapi_provider.verdict.conclude`), or out of time.
+        """
+        if self.pending:
+            if self.seconds_left <= 0:
+                raise self._deadline_error()
+            return None
+        tracks, failures = conclude(self.verdicts, fail_on_partial=fail_on_partial)
+        for failure in failures:
+            log.warning("Not among the results: %s", failure)
+        log.info("%d tracks of %d music tasks are ready", len(tracks), len(self.verdicts))
+        return tracks
+
+    def delay(self, poll_interval: float | None) -> float:
+        """
+        Return the seconds to wait before the next look, within the deadline.
+
+        The schedule's delay, or a longer one when the server asked for it (``Retry-After``).
+        """
+        asked = [min(verdict.retry_after or 0.0, MAX_RETRY_AFTER) for verdict in self.verdicts.values()]
+        delay = max(next_delay(self.age, poll_interval=poll_interval), *asked, MIN_PAUSE)
+        return max(0.0, min(delay, self.seconds_left))
+
+    def log_progress(self) -> None:
+        """Log how far the wait is: a line per change, not per look."""
+        line = self._progress()
+        if line != self._said:
+            log.info("%s", line)
+            self._said = line
+
+    def _progress(self) -> str:
+        if len(self.verdicts) == 1:
+            ((id_, verdict),) = self.verdicts.items()
+            return f"Music task {id_}: {verdict.reason}"
+        done = len(self.verdicts) - len(self.pending)
+        return f"{done} of {len(self.verdicts)} music tasks done"
+
+    def _deadline_error(self) -> MusicAPIDeadlineError:
+        pending = self.pending
+        return MusicAPIDeadlineError(
+            f"After {self.timeout:g} s still running: {', '.join(pending)} "
+            f"(last look: {self.verdicts[pending[0]].reason}).",
+            music_task_id=pending[0] if len(pending) == 1 else None,
+        )
+
+
+def look(client: MusicAPIClient, wait: Wait) -> None:
+    """
+    Look once at every music task that is not final yet.
+
+    One request each: whoever waits looks again anyway.
+
+    :raises MusicAPIError: something that concerns the account, such as a revoked key.
+    """
+    for id_ in wait.pending:
+        answer: MusicTask | MusicAPIError
+        try:
+            answer = client.get_task(id_, retry=False)
+        except MusicAPIError as error:
+            answer = error
+        wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)
+
+
+async def look_async(client: MusicAPIAsyncClient, wait: Wait) -> None:
+    """Look once at every music task that is not final yet; asynchronous twin of :func:`look`."""
+    for id_ in wait.pending:
+        answer: MusicTask | MusicAPIError
+        try:
+            answer = await client.get_task(id_, retry=False)
+        except MusicAPIError as error:
+            answer = error
+        wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)
+
+
+def wait_for_tracks(
+    client: MusicAPIClient,
+    music_task_ids: Sequence[str],
+    *,
+    timeout: float,
+    poll_interval: float | None = None,
+    fail_on_partial: bool = False,
+    pause: Callable[[float], None] = time.sleep,
+) -> list[Track]:
+    """
+    Block until every music task is final.
+
+    :param timeout: Seconds until :class:`MusicAPIDeadlineError`.
+    :param poll_interval: Seconds between looks; ``None``: adaptive, see :mod:`musicapi_provider.schedule`.
+    :return: The usable tracks.
+    :raises MusicAPIError: failed, refused, or out of time.
+    """
+    wait = Wait(music_task_ids, timeout)
+    while True:
+        look(client, wait)
+        if (tracks := wait.tracks(fail_on_partial=fail_on_partial)) is not None:
+            return tracks
+        wait.log_progress()
+        pause(wait.delay(poll_interval))
+
+
+def doubts_from(value: object) -> dict[str, float]:
+    """Read doubts that came from another process, such as an event; what is no such thing is no doubt."""
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(id_): float(since) for id_, since in value.items() if isinstance(since, (int, float))}
