@@ -1,0 +1,157 @@
+"""
+# From a prompt table to stored tracks
+
+Each row of a prompt table becomes a song: **create** buys it, **wait** waits for it in the triggerer without
+a worker slot, **store** downloads and checks its tracks. A row that fails stops nobody else's row. At the end
+stands a manifest (JSON Lines) with every row's state, URLs and files, and the asset `musicapi_tracks` is
+updated.
+
+**Daily, and cheap**: rows whose tracks are stored at the destination are done, rows that an earlier run has
+bought are collected. A new or edited row is bought.
+
+**Look at** the mapped tasks in the grid: each carries its row's `prompt_id`. The URLs are in the XCom of
+*wait* and *store*, the whole result in the XCom of *write_manifest*.
+
+**Expect** with the simulator: two tracks a row after about ten seconds. With the real API: one to three
+minutes and about 15 credits a row.
+
+**Safe to repeat**: clearing *wait* or *store* costs nothing; clearing *create* collects what was bought.
+
+Previous: [musicapi_single_track](/dags/musicapi_single_track).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from airflow.sdk import (
+    Asset,
+    ObjectStoragePath,
+    Param,
+    TriggerRule,
+    dag,
+    get_current_context,
+    task,
+    task_group,
+)
+
+from musicapi_provider.manifest import (
+    STORED,
+    complete_plan,
+    plan_rows,
+    row_results,
+    rows_to_do,
+    write_manifest_file,
+)
+from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
+from musicapi_provider.prompt_table import read_prompt_table
+from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
+from musicapi_provider.settings import DEFAULT_CONN_ID
+
+PROJECT = Path(__file__).parents[1]
+TRACKS = Asset("musicapi_tracks")
+
+
+@dag(
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,  # a second run must see what the first has bought
+    tags=["musicapi", "example"],
+    doc_md=__doc__,
+    params={
+        "prompt_table": Param(
+            f"file://{PROJECT}/include/prompts/evening_radio.csv",
+            type="string",
+            title="Prompt table",
+            description="URI of a CSV or JSON Lines file, local or in object storage (s3://conn_id@bucket/...).",
+        ),
+        "destination": Param(
+            f"file://{PROJECT}/music",
+            type="string",
+            title="Destination",
+            description="Folder for tracks and manifest, as a URI.",
+        ),
+        "skip_invalid": Param(
+            False,
+            type="boolean",
+            title="Skip bad rows",
+            description="Off: one bad row stops the run before anything is paid.",
+        ),
+    },
+)
+def musicapi_prompt_table() -> None:
+    @task
+    def read_table(params: dict | None = None) -> list[dict]:
+        """Check the whole table before anything is paid; find out what is done already."""
+        rows = read_prompt_table(
+            ObjectStoragePath(params["prompt_table"]), skip_invalid=params["skip_invalid"]
+        )
+        return plan_rows(rows, ObjectStoragePath(params["destination"]), account=DEFAULT_CONN_ID)
+
+    @task
+    def new_rows(plan: list[dict]) -> list[dict]:
+        """Leave out what is done."""
+        return rows_to_do(plan)
+
+    @task_group
+    def song(prompt_id: str, body: dict, adopt_music_task_id: str | None) -> None:
+        """Make one row's song; rows do not wait for each other."""
+        create = MusicAPICreateOperator(
+            task_id="create",
+            body=body,
+            adopt_music_task_id=adopt_music_task_id,
+            prompt_id=prompt_id,
+            retries=2,  # safe: a retry collects what was bought and never pays twice
+            map_index_template="{{ task.prompt_id }}",
+        )
+        wait = MusicAPITaskSensor(
+            task_id="wait",
+            music_task_id=create.output,
+            prompt_id=prompt_id,
+            deferrable=True,
+            retries=3,  # waiting is free, and Airflow itself may drop a deferred task
+            retry_delay=timedelta(seconds=10),
+            map_index_template="{{ task.prompt_id }}",
+        )
+        MusicAPIStoreTracksOperator(
+            task_id="store",
+            tracks=wait.output,
+            destination="{{ params.destination }}",
+            prompt_id=prompt_id,
+            retries=2,  # downloading is free, too
+            map_index_template="{{ task.prompt_id }}",
+        )
+
+    # Failed rows must not hide what was paid for, so this runs whatever became of the rows.
+    @task(outlets=[TRACKS], trigger_rule=TriggerRule.ALL_DONE)
+    def write_manifest(plan: list[dict], rows: list[dict], params: dict | None = None) -> list[dict]:
+        """Join plan and results; write them down; tell the asset."""
+        from musicapi_provider.hooks.musicapi import MusicAPIHook  # heavy: not at parse time
+
+        context = get_current_context()
+        results = row_results(context["ti"], rows, MusicAPIHook(), create="song.create", store="song.store")
+        manifest = complete_plan(plan, results)
+        uri = write_manifest_file(ObjectStoragePath(params["destination"]), context["run_id"], manifest)
+        tracks = sum(len(entry["tracks"]) for entry in manifest)
+        context["outlet_events"][TRACKS].extra = {"manifest": uri, "rows": len(manifest), "tracks": tracks}
+        return manifest
+
+    @task
+    def check_all_rows(manifest: list[dict]) -> None:
+        """Turn the run red when a row has no tracks: after the manifest, so that nothing is hidden."""
+        missing = [
+            f"{entry['prompt_id']} ({entry['state']})" for entry in manifest if entry["state"] != STORED
+        ]
+        if missing:
+            raise RuntimeError(f"{len(missing)} of {len(manifest)} rows have no tracks: {', '.join(missing)}")
+
+    plan = read_table()
+    rows = new_rows(plan)
+    manifest = write_manifest(plan, rows)
+    song.expand_kwargs(rows) >> manifest
+    check_all_rows(manifest)
+
+
+musicapi_prompt_table()

@@ -1,0 +1,85 @@
+"""A migrated database and the example DAGs, once per run; each test runs a DAG through Airflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conftest import PROJECT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.models.dagrun import DagRun
+
+
+@pytest.fixture(scope="session")
+def dag_bag() -> DagBag:
+    """Parse the examples against a fresh SQLite database."""
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(str(PROJECT / "dags"))
+
+
+@pytest.fixture
+def no_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the wait that avoids the scheduler's race; ``dag.test()`` has no scheduler."""
+    monkeypatch.setattr("musicapi_provider.control_flow.FIRST_LOOK_OF_TRIGGER", 0.0)
+
+
+@pytest.fixture
+def run_file(dag_bag: DagBag, connection: str, no_race: None) -> Callable[..., DagRun]:
+    """Return a function that runs the only DAG of a file to its end and returns the dag run."""
+
+    def run(file: Path) -> DagRun:
+        bag = type(dag_bag)(str(file))
+        assert bag.import_errors == {}
+        (dag,) = bag.dags.values()
+        return dag.test()
+
+    return run
+
+
+@pytest.fixture
+def run_dag(dag_bag: DagBag, connection: str, no_race: None) -> Callable[..., DagRun]:
+    """Return a function that runs an example with a conf to its end and returns the dag run."""
+
+    def run(dag_id: str, **conf: Any) -> DagRun:
+        return dag_bag.dags[dag_id].test(run_conf=conf)
+
+    return run
+
+
+@pytest.fixture
+def xcom() -> Callable[..., Any]:
+    """Return a function that reads a task's result of a run, ``None`` where there is none."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    def read(run: DagRun, task_id: str, *, map_index: int = -1, key: str = "return_value") -> Any:
+        with create_session() as session:
+            query = XComModel.get_many(
+                run_id=run.run_id, dag_ids=run.dag_id, task_ids=task_id, key=key, map_indexes=map_index
+            )
+            row = session.scalars(query).first()
+            return XComModel.deserialize_value(row) if row is not None else None
+
+    return read
+
+
+@pytest.fixture
+def logs(capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return a function that reads everything logged so far; ``dag.test()`` logs to the terminal."""
+    collected: list[str] = []
+
+    def read() -> str:
+        collected.extend(capfd.readouterr())
+        return "".join(collected)
+
+    return read
