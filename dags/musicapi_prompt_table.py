@@ -15,7 +15,8 @@ bought are collected. A new or edited row is bought.
 **Expect** with the simulator: two tracks a row after about ten seconds. With the real API: one to three
 minutes and about 15 credits a row.
 
-**Safe to repeat**: clearing *wait* or *store* costs nothing; clearing *create* collects what was bought.
+**Safe to repeat**: clearing *wait* or *store* costs nothing; clearing *create* collects what its own run has
+bought. In an old run, clear *create* only if no later run has bought the row.
 
 Previous: [musicapi_single_track](/dags/musicapi_single_track).
 """
@@ -35,6 +36,7 @@ from airflow.sdk import (
     task,
     task_group,
 )
+from airflow.sdk.exceptions import AirflowFailException
 
 from musicapi_provider.manifest import (
     STORED,
@@ -47,7 +49,6 @@ from musicapi_provider.manifest import (
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
 from musicapi_provider.prompt_table import read_prompt_table
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
-from musicapi_provider.settings import DEFAULT_CONN_ID
 
 PROJECT = Path(__file__).parents[1]
 TRACKS = Asset("musicapi_tracks")
@@ -57,6 +58,7 @@ TRACKS = Asset("musicapi_tracks")
     schedule="@daily",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
+    default_args={"retry_delay": timedelta(seconds=10)},
     max_active_runs=1,  # a second run must see what the first has bought
     tags=["musicapi", "example"],
     doc_md=__doc__,
@@ -71,7 +73,8 @@ TRACKS = Asset("musicapi_tracks")
             f"file://{PROJECT}/music",
             type="string",
             title="Destination",
-            description="Folder for tracks and manifest, as a URI.",
+            description="Folder for tracks and manifests, as a URI. What is done is known from here: another "
+            "folder buys the whole table again.",
         ),
         "skip_invalid": Param(
             False,
@@ -85,10 +88,12 @@ def musicapi_prompt_table() -> None:
     @task
     def read_table(params: dict | None = None) -> list[dict]:
         """Check the whole table before anything is paid; find out what is done already."""
+        from musicapi_provider.hooks.musicapi import MusicAPIHook  # heavy: not at parse time
+
         rows = read_prompt_table(
             ObjectStoragePath(params["prompt_table"]), skip_invalid=params["skip_invalid"]
         )
-        return plan_rows(rows, ObjectStoragePath(params["destination"]), account=DEFAULT_CONN_ID)
+        return plan_rows(rows, ObjectStoragePath(params["destination"]), account=MusicAPIHook().account)
 
     @task
     def new_rows(plan: list[dict]) -> list[dict]:
@@ -112,7 +117,6 @@ def musicapi_prompt_table() -> None:
             prompt_id=prompt_id,
             deferrable=True,
             retries=3,  # waiting is free, and Airflow itself may drop a deferred task
-            retry_delay=timedelta(seconds=10),
             map_index_template="{{ task.prompt_id }}",
         )
         MusicAPIStoreTracksOperator(
@@ -125,11 +129,13 @@ def musicapi_prompt_table() -> None:
         )
 
     # Failed rows must not hide what was paid for, so this runs whatever became of the rows.
-    @task(outlets=[TRACKS], trigger_rule=TriggerRule.ALL_DONE)
+    @task(outlets=[TRACKS], trigger_rule=TriggerRule.ALL_DONE, retries=5)
     def write_manifest(plan: list[dict], rows: list[dict], params: dict | None = None) -> list[dict]:
         """Join plan and results; write them down; tell the asset."""
         from musicapi_provider.hooks.musicapi import MusicAPIHook  # heavy: not at parse time
 
+        if plan is None:
+            raise AirflowFailException("There is no table to report on: see read_table.")
         context = get_current_context()
         results = row_results(context["ti"], rows, MusicAPIHook(), create="song.create", store="song.store")
         manifest = complete_plan(plan, results)
@@ -145,7 +151,10 @@ def musicapi_prompt_table() -> None:
             f"{entry['prompt_id']} ({entry['state']})" for entry in manifest if entry["state"] != STORED
         ]
         if missing:
-            raise RuntimeError(f"{len(missing)} of {len(manifest)} rows have no tracks: {', '.join(missing)}")
+            raise AirflowFailException(
+                f"{len(missing)} of {len(manifest)} rows have no tracks; the log of their create, wait or "
+                f"store task says why and what to do: {', '.join(missing)}"
+            )
 
     plan = read_table()
     rows = new_rows(plan)

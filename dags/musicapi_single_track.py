@@ -16,10 +16,11 @@ Next: [musicapi_prompt_table](/dags/musicapi_prompt_table).
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import ObjectStoragePath, Param, dag, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from musicapi_provider.bodies import MAX_DESCRIPTION, MAX_TITLE, MODELS
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
@@ -35,6 +36,7 @@ MODES = {
 
 @dag(
     schedule=None,
+    default_args={"retry_delay": timedelta(seconds=10)},
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     tags=["musicapi", "example"],
     doc_md=__doc__,
@@ -94,7 +96,12 @@ MODES = {
 def musicapi_single_track() -> None:
     @task(multiple_outputs=False)
     def read_form(params: dict | None = None) -> dict:
-        """Make a request body of the form; empty fields are not sent."""
+        """Make a request body of the form; empty fields are not sent. What is wrong is said before paying."""
+        if unknown := params.keys() - get_current_context()["dag"].params.keys():
+            raise AirflowFailException(
+                f"Unknown form fields, nothing was bought: {', '.join(sorted(unknown))}"
+            )
+        ObjectStoragePath(params["destination"]).mkdir(parents=True, exist_ok=True)
         fields = ("make_instrumental", "title", "tags", "vocal_gender", "mv")
         body = {**MODES[params["mode"]](params["text"]), **{name: params[name] for name in fields}}
         return {name: value for name, value in body.items() if value not in (None, "")}

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sqlite3
@@ -38,6 +39,9 @@ PARTS: Mapping[str, list[str]] = {
 PATIENCE = 180.0
 
 
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class StackError(Exception):
     """Something of the stack did not start or ended by itself; the text ends with the end of its log."""
 
@@ -48,16 +52,24 @@ class Stack:
 
     :param home: Airflow's folder: database, logs, secrets.
     :param port: Port of the API server and UI; 0 takes a free one.
+    :param fresh: Begin with an empty folder.
     :param settings: Further environment, such as ``AIRFLOW_CONN_MUSICAPI_DEFAULT``.
     """
 
     def __init__(
-        self, *, home: Path = AIRFLOW_HOME, port: int = 0, settings: Mapping[str, str] | None = None
+        self,
+        *,
+        home: Path = AIRFLOW_HOME,
+        port: int = 0,
+        fresh: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.port = port or free_port()
+        self.fresh = fresh
         self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = {**_environment(home, self.port), **(settings or {})}
+        self.environment: dict[str, str] = {}
+        self._settings = settings or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._cleanup = ExitStack()
 
@@ -68,13 +80,18 @@ class Stack:
 
     def __enter__(self) -> Stack:
         """Take the project's Airflow folder; start nothing yet."""
-        self._cleanup.enter_context(_lock(self.home))
+        self._cleanup.enter_context(_lock(self.home.with_suffix(".lock")))
+        if self.fresh:
+            shutil.rmtree(self.home, ignore_errors=True)
+        self.environment = {**_environment(self.home, self.port), **self._settings}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End every process that was started, last first."""
+        """End every process that was started, last first; a second Ctrl-C does not cut that short."""
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         for process in reversed(self._processes.values()):
             _signal(process, signal.SIGTERM)
         deadline = time.monotonic() + 15
@@ -174,9 +191,10 @@ class Stack:
 
 
 def end_by_signal() -> None:
-    """Let SIGINT and SIGTERM end this program by an exception, so that its processes are ended, too."""
+    """Let signals end this program by an exception, so that its processes are ended, too."""
+    for number in ENDING_SIGNALS:
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def free_port() -> int:
@@ -229,7 +247,9 @@ def _environment(home: Path, port: int) -> dict[str, str]:
     }
     proxied = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     no_proxy = ",".join(filter(None, [proxied, "127.0.0.1,localhost"]))
-    keep = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    # Another Airflow's settings and connections, and a real key, must not slip into this one.
+    foreign = ("AIRFLOW_", "MUSICAPI_", "PYTHONDONTWRITEBYTECODE")
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {
         **keep,  # without byte code Airflow starts three times slower
         **{f"AIRFLOW__{name}": value for name, value in settings.items()},
@@ -259,12 +279,12 @@ def _secrets(home: Path) -> dict[str, str]:
 class _lock:  # noqa: N801 - reads as a verb where it is used
     """Hold the project's Airflow folder: two schedulers on one SQLite file would fight."""
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def __enter__(self) -> None:
-        self._home.mkdir(parents=True, exist_ok=True)
-        self._file = (self._home / "lock").open("w")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("w")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[red]Port {port} is in use.[/red] Choose another: make up PORT={port + 1}")
         return 1
     try:
-        with Stack(port=port) as stack:
+        # Only what you trigger: unpausing a daily DAG makes the scheduler start a run of its own as well.
+        with Stack(port=port, settings={"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}) as stack:
             _start(stack)
             while True:
                 stack.check_alive()
@@ -52,6 +53,7 @@ def _start(stack: Stack) -> None:
     console.print(f"Login:      [bold]admin[/bold], password [bold]{stack.password}[/bold]")
     console.print(f"Simulator:  {base_url.removesuffix('/api/v1')}/   (its scenarios and counters)")
     console.print("Try:        DAG musicapi_single_track, Trigger, fill in the form. Ctrl-C ends everything.")
+    console.print("            DAGs start paused; the form unpauses them. Nothing runs by schedule here.")
 
 
 def _connect(stack: Stack, base_url: str) -> None:

@@ -46,6 +46,9 @@ REFUND_WORD = "refund"
 #: Redirects that say "not here, nothing was done"; a 303 says that something was.
 REDIRECTS = frozenset({301, 302, 307, 308})
 
+#: 4xx in which a server or a proxy gave up on a request that may have been handled.
+GAVE_UP = frozenset({408, 499})
+
 _PASSWORD_IN_URL = re.compile(r"(//)[^/@\s'\"]+@")
 
 
@@ -211,7 +214,7 @@ class Interpreter:
         if 200 <= answer.status < 300:
             return
         self._refuse_common(answer)
-        if 400 <= answer.status < 500 and answer.status != 408:
+        if 400 <= answer.status < 500 and answer.status not in GAVE_UP:
             raise self._invalid(answer)
         raise MusicAPIAmbiguousSubmitError(
             f"The answer was HTTP {answer.status}{self._odd(answer)}: the request may have been booked.",

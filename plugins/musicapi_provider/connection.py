@@ -21,6 +21,7 @@ _SETTINGS = frozenset(
     {"timeout", "poll_interval", "headers", "proxies", "proxy", "verify", "verify_ssl", "cert", "trust_env"}
     | {"stream", "allow_redirects", "max_redirects", "check_response", "srv_lookup"}
 )
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
 
@@ -82,7 +83,7 @@ def _base_url(connection: Connection) -> str:
         given_port = parts.port
     except ValueError as error:
         raise _unusable(connection, "host", f"is not a URL ({error})") from error
-    if parts.scheme not in ("https", "http") or not parts.hostname:
+    if parts.scheme not in ("https", "http") or not _HOST.fullmatch(parts.hostname or ""):
         raise _unusable(connection, "host", f"must be a http(s) URL, such as {DEFAULT_BASE_URL}")
     if "@" in parts.netloc:
         raise _unusable(connection, "host", "must not hold a user or password; the key is the password field")

@@ -4,7 +4,6 @@ The manifest of a prompt table's run: what became of each row, and what a later 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from musicapi_provider.submission import fingerprint_of
+from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN, fingerprint_of
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -22,9 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What can become of a row: its tracks are stored; it is bought and its tracks are not stored (yet); it may
-#: be bought, since the answer was lost; it is not bought, or failed and was refunded.
-STORED, SUBMITTED, UNKNOWN, NOT_SUBMITTED = "stored", "submitted", "unknown outcome", "not submitted"
+#: What else can become of a row: its tracks are stored; its music task failed and was refunded.
+STORED, FAILED = "stored", "failed"
+#: What outlives what when manifests disagree: evidence of a purchase is stronger than the lack of it.
+_RANK = {NOT_SUBMITTED: 0, FAILED: 0, UNKNOWN: 1, SUBMITTED: 2, STORED: 3}
 
 
 def plan_rows(rows: Iterable[PromptRow], folder: ObjectStoragePath, *, account: str) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def rows_to_do(plan: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "adopt_music_task_id": entry["music_task_id"] if entry["state"] == SUBMITTED else None,
         }
         for entry in plan
-        if entry["state"] in (NOT_SUBMITTED, SUBMITTED)
+        if entry["state"] in (NOT_SUBMITTED, FAILED, SUBMITTED)
     ]
 
 
@@ -82,10 +82,15 @@ def row_results(
     """
     results = {}
     for index, row in enumerate(rows):
+        name = row["prompt_id"]
+        submission = ti.xcom_pull(task_ids=create, key="submission", map_indexes=index) or {}
+        if submission.get("prompt_id") != name:
+            continue  # an earlier row of this index left it behind; this one's task has not begun
         id_ = ti.xcom_pull(task_ids=create, key="music_task_id", map_indexes=index)
-        tracks = ti.xcom_pull(task_ids=store, map_indexes=index)
-        results[row["prompt_id"]] = {
-            "submission": ti.xcom_pull(task_ids=create, key="submission", map_indexes=index),
+        tracks = ti.xcom_pull(task_ids=store, map_indexes=index) or []
+        tracks = [track for track in tracks if track.get("music_task_id") == id_]
+        results[name] = {
+            "submission": submission["state"],
             "music_task_id": id_,
             "tracks": tracks,
             "failed": bool(id_ and not tracks) and hook.has_failed(id_),
@@ -111,7 +116,7 @@ def _outcome(result: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, A
     if result.get("tracks"):
         return {"state": STORED, "music_task_id": music_task_id, "tracks": list(result["tracks"])}
     if result.get("failed"):
-        return {"state": NOT_SUBMITTED, "music_task_id": music_task_id, "tracks": []}
+        return {"state": FAILED, "music_task_id": music_task_id, "tracks": []}
     if music_task_id:
         return {"state": SUBMITTED, "music_task_id": music_task_id, "tracks": []}
     return {"state": result.get("submission") or entry["state"]}
@@ -119,15 +124,16 @@ def _outcome(result: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, A
 
 def read_history(folder: ObjectStoragePath) -> dict[tuple[str, str], dict[str, Any]]:
     """
-    Return the newest entry of each row, by prompt id and fingerprint, of all manifests below a folder.
+    Return what is known of each row, by prompt id and fingerprint, from all manifests below a folder.
 
-    A line that is no entry is passed over with a warning; a storage that does not answer is an error, since
-    planning without history would buy again.
+    Later entries count more, but a purchase is never forgotten for an entry that knows of none. A line that
+    is no entry is passed over with a warning; a storage that does not answer is an error, since planning
+    without history would buy again.
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    entries: list[tuple[str, int, tuple[str, str], dict[str, Any]]] = []
     manifests = folder / "manifests"
     if not manifests.exists():
-        return found
+        return {}
     for path in manifests.glob("*.jsonl"):
         if not path.is_file():
             continue
@@ -136,29 +142,36 @@ def read_history(folder: ObjectStoragePath) -> dict[tuple[str, str], dict[str, A
                 continue
             try:
                 entry = json.loads(line)
-                key, written_at = (entry["prompt_id"], entry["fingerprint"]), entry["written_at"]
-                if key not in found or found[key]["written_at"] <= written_at:
-                    found[key] = entry
+                key = (entry["prompt_id"], entry["fingerprint"])
+                entries.append((str(entry["written_at"]), _RANK[entry["state"]], key, entry))
             except (ValueError, TypeError, KeyError, RecursionError):
                 log.warning("%s holds a line that is no manifest entry: %.80s", path, line)
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for _, _, key, entry in sorted(entries, key=lambda item: item[:3]):
+        if key not in found or _overrules(entry, found[key]):
+            found[key] = entry
     return found
+
+
+def _overrules(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    if new["state"] == FAILED and old["state"] == SUBMITTED:
+        # Only the proof that this very music task has failed, and was refunded, undoes a purchase.
+        return bool(new["music_task_id"] == old["music_task_id"])
+    return _RANK[new["state"]] >= _RANK[old["state"]]
 
 
 def write_manifest_file(folder: ObjectStoragePath, run_id: str, manifest: Sequence[Mapping[str, Any]]) -> str:
     """
-    Write the manifest as JSON Lines to ``manifests/{run_id}.jsonl`` below the folder.
+    Write the manifest as JSON Lines to a new file in ``manifests/`` below the folder, named after the run.
+
+    No manifest is ever overwritten: it may be the only record of a purchase.
 
     :return: The file's URI.
     """
-    written_at = datetime.now(UTC).isoformat()
-    lines = [json.dumps({**entry, "written_at": written_at}) for entry in manifest]
-    path = folder / "manifests" / f"{_file_name(run_id)}.jsonl"
+    now = datetime.now(UTC)
+    lines = [json.dumps({**entry, "written_at": now.isoformat()}) for entry in manifest]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)[:150]  # run ids are free text, file names are not
+    path = folder / "manifests" / f"{name}-{now:%Y%m%dT%H%M%S%f}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return str(path)
-
-
-def _file_name(run_id: str) -> str:
-    """Return a name that every storage takes, different for different run ids."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)[:150]
-    return name if name == run_id else f"{name}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"

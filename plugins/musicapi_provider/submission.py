@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: The one key of the store that is used.
 KEY = "musicapi_submissions"
+#: How a purchase stands: the id is known; it may be paid, since the answer was lost; nothing is paid.
+SUBMITTED, UNKNOWN, NOT_SUBMITTED = "submitted", "unknown outcome", "not submitted"
 #: Seconds between tries to write to the store after a purchase.
 STORE_PAUSE = 1.0
 
@@ -247,6 +249,22 @@ def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, gener
     return Submitted(music_task_id, bought=False)
 
 
+def standing(store: SubmissionStore, fingerprint: str | None) -> tuple[str, str | None]:
+    """
+    Say how the purchase of a body stands by the record, and its music task id; never raises.
+
+    :param fingerprint: ``None`` where the body itself is not known: then any record makes it unknown.
+    """
+    try:
+        ledger = Ledger(store)
+    except MusicAPIError:
+        return UNKNOWN, None
+    record = ledger.get(fingerprint) if fingerprint else None
+    if record is None:
+        return (UNKNOWN if not fingerprint and ledger.others("") else NOT_SUBMITTED), None
+    return (UNKNOWN, None) if record.is_intent else (SUBMITTED, record.music_task_id)
+
+
 def _is_due_again(client: MusicAPIClient, record: Record, generation: str, *, force_new: bool) -> bool:
     """Tell whether a recorded purchase is over and another one is due: failed, or forced."""
     forced = force_new and record.generation != generation
@@ -270,6 +288,7 @@ def _buy(
     before = ledger.get(fingerprint)
     intent = Record.after(before, generation)
     ledger.put(fingerprint, intent)
+    log.info("Submitting %s to %s", body.get("title") or body.get("task_type"), client.settings.base_url)
     try:
         music_task_id = client.create(body)
     except MusicAPIError as error:

@@ -74,12 +74,13 @@ def xcom() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def logs(capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+def logs(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     """Return a function that reads everything logged so far; ``dag.test()`` logs to the terminal."""
+    caplog.set_level("INFO")
     collected: list[str] = []
 
     def read() -> str:
-        collected.extend(capfd.readouterr())
+        collected.extend([*capfd.readouterr(), caplog.text])
         return "".join(collected)
 
     return read

@@ -117,7 +117,7 @@ def test_failed_row_stops_nobody_else(
 
     assert run.state == "failed"
     states_by_row = {entry["prompt_id"]: entry["state"] for entry in xcom(run, "write_manifest")}
-    assert states_by_row == {"good": "stored", "refunded": "not submitted", "refused": "not submitted"}
+    assert states_by_row == {"good": "stored", "refunded": "failed", "refused": "not submitted"}
     assert states(run)["song.store", 0] == "success"
     assert len(list(tmp_path.glob("*.mp3"))) == 2
 

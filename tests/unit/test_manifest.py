@@ -15,6 +15,7 @@ from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.manifest import (
+    FAILED,
     NOT_SUBMITTED,
     STORED,
     SUBMITTED,
@@ -176,25 +177,29 @@ class Xcoms:
         return self.values.get((task_ids, key, map_indexes))
 
 
+OTHERS_TRACK = {**TRACK, "music_task_id": "t9"}
+
+
 def test_row_results_are_those_of_the_map_index(connection: str, simulator: SimulatorServer) -> None:
-    """Each row gets what its own mapped tasks left behind, and stored tracks need no request."""
+    """Each row gets what its own tasks left behind, nothing of another row that had the index before."""
     rows = rows_to_do([entry_of(row) for row in ROWS])
     ti = Xcoms(
         {
             ("song.create", "music_task_id", 0): "t1",
-            ("song.create", "submission", 0): SUBMITTED,
-            ("song.store", "return_value", 0): [TRACK],
-            ("song.create", "submission", 2): UNKNOWN,
+            ("song.create", "submission", 0): {"state": SUBMITTED, "prompt_id": "a"},
+            ("song.store", "return_value", 0): [{**TRACK, "music_task_id": "t1"}, OTHERS_TRACK],
+            ("song.create", "submission", 1): {"state": SUBMITTED, "prompt_id": "another"},
+            ("song.create", "music_task_id", 1): "t9",
+            ("song.store", "return_value", 1): [OTHERS_TRACK],
+            ("song.create", "submission", 2): {"state": UNKNOWN, "prompt_id": "c"},
         }
     )
     results = row_results(ti, rows, MusicAPIHook(connection), create="song.create", store="song.store")
-    nothing = {"submission": None, "music_task_id": None, "tracks": None, "failed": False}
 
+    tracks = [{**TRACK, "music_task_id": "t1"}]
     assert results == {
-        "a": {"submission": SUBMITTED, "music_task_id": "t1", "tracks": [TRACK], "failed": False},
-        "b": nothing,
-        "c": {**nothing, "submission": UNKNOWN},
-        "d": nothing,
+        "a": {"submission": SUBMITTED, "music_task_id": "t1", "tracks": tracks, "failed": False},
+        "c": {"submission": UNKNOWN, "music_task_id": None, "tracks": [], "failed": False},
     }
     assert simulator.state.requests.total() == 0
 
@@ -210,9 +215,9 @@ def test_row_results_are_those_of_the_map_index(connection: str, simulator: Simu
         pytest.param("unknown-404", True, SUBMITTED, id="unknown-id"),
         pytest.param("read-500", True, SUBMITTED, id="api-is-away"),
         pytest.param("read-unauthorized", True, SUBMITTED, id="revoked-key"),
-        pytest.param("failed", True, NOT_SUBMITTED, id="failed"),
-        pytest.param("all-failed", True, NOT_SUBMITTED, id="all-clips-failed"),
-        pytest.param("forbidden", True, NOT_SUBMITTED, id="moderated"),
+        pytest.param("failed", True, FAILED, id="failed"),
+        pytest.param("all-failed", True, FAILED, id="all-clips-failed"),
+        pytest.param("forbidden", True, FAILED, id="moderated"),
     ],
 )
 @pytest.mark.parametrize("tracks", [pytest.param(None, id="no-xcom"), pytest.param([], id="no-tracks")])
@@ -232,11 +237,18 @@ def test_music_task_without_tracks_is_bought_anew_only_if_it_failed(
     if finished:
         simulator.state.finish(id_)
     plan = [entry_of(PromptRow("a", SONG, 2))]
-    ti = Xcoms({("create", "music_task_id", 0): id_, ("store", "return_value", 0): tracks})
+    submission = {"state": SUBMITTED, "prompt_id": "a"}
+    ti = Xcoms(
+        {
+            ("create", "submission", 0): submission,
+            ("create", "music_task_id", 0): id_,
+            ("store", "return_value", 0): tracks,
+        }
+    )
     results = row_results(ti, rows_to_do(plan), hook, create="create", store="store")
     (entry,) = complete_plan(plan, results)
 
-    assert results["a"]["failed"] is (state == NOT_SUBMITTED)
+    assert results["a"]["failed"] is (state == FAILED)
     assert (state, id_, []) == (entry["state"], entry["music_task_id"], entry["tracks"])
 
 
@@ -260,7 +272,7 @@ def test_music_task_without_tracks_is_bought_anew_only_if_it_failed(
         ),
         pytest.param(
             {"music_task_id": "t9", "tracks": None, "submission": SUBMITTED, "failed": True},
-            {"state": NOT_SUBMITTED, "music_task_id": "t9", "tracks": []},
+            {"state": FAILED, "music_task_id": "t9", "tracks": []},
             id="failed",
         ),
         pytest.param({"submission": UNKNOWN}, {**PAST["d"], "state": UNKNOWN}, id="unknown"),
@@ -345,7 +357,7 @@ def test_unreadable_line_is_passed_over_with_a_warning(
     path.write_text("\n".join([first, line, *others]))
 
     assert past_plan() == plan_rows(ROWS, folder, account="test")
-    assert f"first.jsonl holds a line that is no manifest entry: {line}" in caplog.text
+    assert f"{path.name} holds a line that is no manifest entry: {line[:80]}" in caplog.text
 
 
 def test_other_files_are_no_manifests(folder: ObjectStoragePath, tmp_path: Path) -> None:
@@ -377,7 +389,7 @@ def test_file_has_a_json_line_per_row(folder: ObjectStoragePath, tmp_path: Path)
     """The file lies below the folder, named after the run, one row a line."""
     rows = past_plan()
     uri = write_manifest_file(folder, "manual__2026-01-02T03:04:05+00:00", rows)
-    (path,) = (tmp_path / "manifests").glob("manual__2026-01-02T03-04-05-00-00-????????.jsonl")
+    (path,) = (tmp_path / "manifests").glob("manual__2026-01-02T03-04-05-00-00-*.jsonl")
     entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     assert path.as_uri() == uri
@@ -393,14 +405,43 @@ def test_every_run_has_a_file_of_its_own(folder: ObjectStoragePath, one: str, ot
     assert len(uris) == 2
 
 
-def test_writing_again_replaces_the_file(tmp_path: Path) -> None:
-    """A cleared task leaves one manifest, the newer one."""
-    folder = ObjectStoragePath(tmp_path.as_uri())
-    write_manifest_file(folder, "run", [{"n": 1}, {"n": 2}])
-    write_manifest_file(folder, "run", [{"n": 3}])
+def test_no_manifest_is_ever_overwritten(folder: ObjectStoragePath) -> None:
+    """A cleared run writes another file: the first may be the only record of a purchase."""
+    write(folder, "run", [entry_of(ROWS[0], **PAST["b"])])
+    write(folder, "run", [entry_of(ROWS[1])])
 
-    lines = (tmp_path / "manifests" / "run.jsonl").read_text().splitlines()
-    assert [json.loads(line)["n"] for line in lines] == [3]
+    assert [row["state"] for row in plan_rows(ROWS[:2], folder, account="test")] == [SUBMITTED, NOT_SUBMITTED]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "known"),
+    [
+        pytest.param("stored", "not submitted", "stored", id="an-old-run-cleared"),
+        pytest.param("submitted", "not submitted", "submitted", id="bought-stays-bought"),
+        pytest.param("submitted", "unknown outcome", "submitted", id="id-beats-doubt"),
+        pytest.param("unknown outcome", "not submitted", "unknown outcome", id="doubt-stays"),
+        pytest.param("unknown outcome", "submitted", "submitted", id="doubt-settled"),
+        pytest.param("submitted", "failed", "failed", id="proven-failed"),
+        pytest.param("failed", "submitted", "submitted", id="bought-anew"),
+        pytest.param("submitted", "stored", "stored", id="stored-at-last"),
+    ],
+)
+def test_evidence_of_a_purchase_outlives_the_lack_of_it(
+    folder: ObjectStoragePath, earlier: str, later: str, known: str
+) -> None:
+    """Whatever is written later, what was paid for is never forgotten."""
+    for run_id, state in (("first", earlier), ("second", later)):
+        write(folder, run_id, [entry_of(ROWS[0], state=state, music_task_id="t1", tracks=[])])
+
+    assert [entry["state"] for entry in read_history(folder).values()] == [known]
+
+
+def test_failure_of_another_music_task_undoes_no_purchase(folder: ObjectStoragePath) -> None:
+    """Only the proof about this very music task does."""
+    write(folder, "first", [entry_of(ROWS[0], state=SUBMITTED, music_task_id="t2", tracks=[])])
+    write(folder, "second", [entry_of(ROWS[0], state=FAILED, music_task_id="t1", tracks=[])])
+
+    assert [entry["music_task_id"] for entry in read_history(folder).values()] == ["t2"]
 
 
 @pytest.mark.parametrize("run_id", ["../../etc/passwd", "a/b", "a\\b", "ä b"])
@@ -428,6 +469,7 @@ def test_any_text_comes_back_in_any_locale(tmp_path: Path, text: str) -> None:
         write_manifest_file(ObjectStoragePath(tmp_path.as_uri()), "run", [{"prompt": text}])
     finally:
         locale.setlocale(locale.LC_CTYPE, before)
-    (line,) = (tmp_path / "manifests" / "run.jsonl").read_bytes().decode("utf-8").split("\n")[:-1]
+    (path,) = (tmp_path / "manifests").glob("run-*.jsonl")
+    (line,) = path.read_bytes().decode("utf-8").split("\n")[:-1]
 
     assert json.loads(line)["prompt"] == text

@@ -110,6 +110,11 @@ class MusicAPIHook(HttpHook):
         """What the connection says, checked."""
         return settings_from(self.get_connection(self.musicapi_conn_id))
 
+    @property
+    def account(self) -> str:
+        """What is paid from: connection and API; a purchase at one is none at another."""
+        return f"{self.musicapi_conn_id}@{self.settings.base_url}"
+
     async def asettings(self) -> ClientSettings:
         """Return :attr:`settings` without blocking the event loop."""
         if "settings" not in self.__dict__:

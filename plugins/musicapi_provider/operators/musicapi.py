@@ -23,16 +23,23 @@ from musicapi_provider.bodies import (
 from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airflow_errors, checked_ids
 from musicapi_provider.exceptions import (
     MusicAPIConfigurationError,
-    MusicAPIError,
     MusicAPIInvalidRequestError,
     MusicAPINotSentError,
     Spent,
 )
 from musicapi_provider.links import MusicAPIListenLink
-from musicapi_provider.manifest import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.settings import DEFAULT_CONN_ID
 from musicapi_provider.storage import TrackStore
-from musicapi_provider.submission import Submitted, UnknownOutcome, adopt, fingerprint_of, submit
+from musicapi_provider.submission import (
+    SUBMITTED,
+    UNKNOWN,
+    Submitted,
+    UnknownOutcome,
+    adopt,
+    fingerprint_of,
+    standing,
+    submit,
+)
 from musicapi_provider.waiting import Wait, wait_for_tracks
 
 if TYPE_CHECKING:
@@ -206,13 +213,21 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.on_unknown_outcome = UnknownOutcome(on_unknown_outcome)
         self.force_new = force_new
         self.prompt_id = prompt_id
+        self._fingerprint: str | None = None
 
     def execute(self, context: Context) -> str | list[dict[str, Any]]:
         """Submit, or collect what an earlier try submitted; then wait if asked to."""
-        with airflow_errors():
-            music_task_id = self._submit(context).music_task_id
-        context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=music_task_id)
-        context["ti"].xcom_push(key=SUBMISSION_KEY, value=SUBMITTED)
+        # Evidence for whoever reports on this task when it is dead (see musicapi_provider.manifest): first
+        # the worst case, then what is known.
+        self._push_submission(context, UNKNOWN)
+        try:
+            with airflow_errors():
+                music_task_id = self._submit(context).music_task_id
+        except Exception:
+            if "task_state_store" in context:
+                self._push_submission(context, *standing(TaskStateRecords(context), self._fingerprint))
+            raise
+        self._push_submission(context, SUBMITTED, music_task_id)
         if not self.wait_for_completion:
             return music_task_id
         if self.deferrable:
@@ -259,35 +274,23 @@ class MusicAPICreateOperator(WaitsForTracks):
             "the next try, or a clear, collects it without paying again."
         )
 
+    def _push_submission(self, context: Context, state: str, music_task_id: str | None = None) -> None:
+        if music_task_id:
+            context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=music_task_id)
+        context["ti"].xcom_push(key=SUBMISSION_KEY, value={"state": state, "prompt_id": self.prompt_id})
+
     def _submit(self, context: Context) -> Submitted:
         adopted = self.adopt_music_task_id is not None
         body = self._completed_body() if adopted else self.request_body()
         body |= _mapping("extra_body", self.extra_body)
         store = TaskStateRecords(context)
-        fingerprint = fingerprint_of(body, account=self.musicapi_conn_id)
+        fingerprint = self._fingerprint = fingerprint_of(body, account=self.musicapi_conn_id)
         # Airflow raises max_tries with each clear and leaves it alone for the retries in between.
         generation = str(context["ti"].max_tries)
         if adopted:
             music_task_id = _one_id(self.adopt_music_task_id)
             self.log.info("Nothing is bought: music task %s is adopted.", music_task_id)
             return adopt(store, music_task_id, fingerprint=fingerprint, generation=generation)
-        # For whoever reports on this task when it is dead: see musicapi_provider.manifest.
-        context["ti"].xcom_push(key=SUBMISSION_KEY, value=UNKNOWN)
-        try:
-            return self._buy_or_collect(body, store, fingerprint, generation)
-        except MusicAPIError as error:
-            if error.spent is Spent.NOT_SPENT:
-                context["ti"].xcom_push(key=SUBMISSION_KEY, value=NOT_SUBMITTED)
-            elif error.music_task_id:  # bought by an earlier try, only not to be looked at now
-                context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=error.music_task_id)
-                context["ti"].xcom_push(key=SUBMISSION_KEY, value=SUBMITTED)
-            raise
-
-    def _buy_or_collect(
-        self, body: Mapping[str, Any], store: TaskStateRecords, fingerprint: str, generation: str
-    ) -> Submitted:
-        what = self.prompt_id or body.get("title") or body["task_type"]
-        self.log.info("Submitting %r to %s", what, self.hook.settings.base_url)
         return submit(
             self.hook.client,
             body,

@@ -84,6 +84,8 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         self.fail_on_partial = fail_on_partial
         self.include_lyrics = include_lyrics
         self.prompt_id = prompt_id
+        # None: what an earlier try remembered is not ours, so the first poke writes in any case.
+        self._remembered: dict[str, float] | None = None
 
     def execute(self, context: Context) -> Any:
         """Wait in the chosen mode; a deferrable sensor looks once before it defers (design.md 4)."""
@@ -108,7 +110,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         """Look once at what is not final yet."""
         with airflow_errors():
             result = self.look(self._wait)
-        if self.reschedule and self._wait.doubts:
+        if self.reschedule and self._wait.doubts != self._remembered:
             context["task_state_store"].set(DOUBTS_KEY, dict(self._wait.doubts))
         return PokeReturnValue(is_done=result is not None, xcom_value=result)
 
@@ -125,4 +127,5 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         if first:
             wait.started = first.timestamp()
             wait.doubts = doubts_from(context["task_state_store"].get(DOUBTS_KEY))
+            self._remembered = dict(wait.doubts)
         return wait
