@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any
 
 from musicapi_provider.exceptions import (
@@ -52,9 +53,9 @@ GAVE_UP = frozenset({408, 499})
 _PASSWORD_IN_URL = re.compile(r"(//)[^/@\s'\"]+@")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
-    """A complete HTTP answer, whichever library received it; header names in lower case."""
+    """A complete HTTP answer, whichever library received it; header names in lower case; parsed once."""
 
     status: int
     headers: Mapping[str, str]
@@ -68,16 +69,19 @@ class Answer:
     @property
     def is_json(self) -> bool:
         """Whether the body is complete JSON."""
-        try:
-            json.loads(self.text)
-        except (ValueError, RecursionError):
-            return False
-        return True
+        return self._parsed[0]
 
     @property
     def body(self) -> Any:
         """The parsed body, or its text when it is no JSON."""
-        return json.loads(self.text) if self.is_json else self.text
+        return self._parsed[1]
+
+    @cached_property
+    def _parsed(self) -> tuple[bool, Any]:
+        try:
+            return True, json.loads(self.text)
+        except (ValueError, RecursionError):
+            return False, self.text
 
     @property
     def is_html(self) -> bool:

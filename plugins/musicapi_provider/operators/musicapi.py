@@ -213,6 +213,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.on_unknown_outcome = UnknownOutcome(on_unknown_outcome)
         self.force_new = force_new
         self.prompt_id = prompt_id
+        self._records: TaskStateRecords | None = None
         self._fingerprint: str | None = None
 
     def execute(self, context: Context) -> str | list[dict[str, Any]]:
@@ -224,8 +225,8 @@ class MusicAPICreateOperator(WaitsForTracks):
             with airflow_errors():
                 music_task_id = self._submit(context).music_task_id
         except Exception:
-            if "task_state_store" in context:
-                self._push_submission(context, *standing(TaskStateRecords(context), self._fingerprint))
+            if self._records is not None:
+                self._push_submission(context, *standing(self._records, self._fingerprint))
             raise
         self._push_submission(context, SUBMITTED, music_task_id)
         if not self.wait_for_completion:
@@ -280,10 +281,10 @@ class MusicAPICreateOperator(WaitsForTracks):
         context["ti"].xcom_push(key=SUBMISSION_KEY, value={"state": state, "prompt_id": self.prompt_id})
 
     def _submit(self, context: Context) -> Submitted:
+        store = self._records = TaskStateRecords(context)
         adopted = self.adopt_music_task_id is not None
         body = self._completed_body() if adopted else self.request_body()
         body |= _mapping("extra_body", self.extra_body)
-        store = TaskStateRecords(context)
         fingerprint = self._fingerprint = fingerprint_of(body, account=self.musicapi_conn_id)
         # Airflow raises max_tries with each clear and leaves it alone for the retries in between.
         generation = str(context["ti"].max_tries)
