@@ -15,6 +15,12 @@ bought are collected. A new or edited row is bought.
 **Expect** with the simulator: two tracks a row after about ten seconds. With the real API: one to three
 minutes and about 15 credits a row.
 
+**Never more than `max_credits`** a run: rows beyond it are left for the next one.
+
+**Answers that were lost** leave a row as *unknown outcome*: perhaps paid, never sent again by itself. Look
+into your account, then trigger a run with `settle`: `{"row": "music task id"}` collects what was bought,
+`{"row": "resubmit"}` buys it.
+
 **Safe to repeat**: clearing *wait* or *store* costs nothing; clearing *create* collects what its own run has
 bought. In an old run, clear *create* only if no later run has bought the row.
 
@@ -39,6 +45,7 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowFailException
 
 from musicapi_provider.manifest import (
+    POSTPONED,
     STORED,
     complete_plan,
     plan_rows,
@@ -82,6 +89,20 @@ TRACKS = Asset("musicapi_tracks")
             title="Skip bad rows",
             description="Off: one bad row stops the run before anything is paid.",
         ),
+        "max_credits": Param(
+            1000,
+            type=["null", "number"],
+            minimum=0,
+            title="Credits that this run may spend",
+            description="About 15 a row. Rows beyond it are left for a later run; empty: no limit.",
+        ),
+        "settle": Param(
+            {},
+            type="object",
+            additionalProperties={"type": "string"},
+            title="Decisions about unknown outcomes",
+            description='By prompt_id: the music task id found in your account, or "resubmit".',
+        ),
     },
 )
 def musicapi_prompt_table() -> None:
@@ -93,7 +114,15 @@ def musicapi_prompt_table() -> None:
         rows = read_prompt_table(
             ObjectStoragePath(params["prompt_table"]), skip_invalid=params["skip_invalid"]
         )
-        return plan_rows(rows, ObjectStoragePath(params["destination"]), account=MusicAPIHook().account)
+        hook = MusicAPIHook()
+        return plan_rows(
+            rows,
+            ObjectStoragePath(params["destination"]),
+            account=hook.account,
+            price=hook.expected_credits,
+            max_credits=params["max_credits"],
+            settle=params["settle"],
+        )
 
     @task
     def new_rows(plan: list[dict]) -> list[dict]:
@@ -140,15 +169,22 @@ def musicapi_prompt_table() -> None:
         results = row_results(context["ti"], rows, MusicAPIHook(), create="song.create", store="song.store")
         manifest = complete_plan(plan, results)
         uri = write_manifest_file(ObjectStoragePath(params["destination"]), context["run_id"], manifest)
-        tracks = sum(len(entry["tracks"]) for entry in manifest)
-        context["outlet_events"][TRACKS].extra = {"manifest": uri, "rows": len(manifest), "tracks": tracks}
+        counts = {
+            "rows": len(manifest),
+            "tracks": sum(len(entry["tracks"]) for entry in manifest),
+            "credits": sum(result["credits"] or 0 for result in results.values()),  # spent by this run
+        }
+        print(f"{uri}: {counts}")
+        context["outlet_events"][TRACKS].extra = {"manifest": uri, **counts}
         return manifest
 
     @task
     def check_all_rows(manifest: list[dict]) -> None:
         """Turn the run red when a row has no tracks: after the manifest, so that nothing is hidden."""
         missing = [
-            f"{entry['prompt_id']} ({entry['state']})" for entry in manifest if entry["state"] != STORED
+            f"{entry['prompt_id']} ({entry['state']})"
+            for entry in manifest
+            if entry["state"] not in (STORED, POSTPONED)
         ]
         if missing:
             raise AirflowFailException(

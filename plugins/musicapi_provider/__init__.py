@@ -3,7 +3,7 @@ Apache Airflow provider for MusicAPI.
 
 A map of the package; importing it executes nothing. Arrows point one way, from the top to the bottom::
 
-    exceptions  models  bodies  verdict  schedule  settings   pure: no Airflow, no I/O
+    exceptions  models  bodies  costs  verdict  schedule  settings   pure: no Airflow, no I/O
     answers                                     HTTP answers -> results and errors, the only place
     client  async_client                        requests, aiohttp
     submission  waiting                         buy without paying twice; look until done

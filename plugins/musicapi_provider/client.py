@@ -113,9 +113,17 @@ class MusicAPIClient:
             self.retries if retry else ONCE,
         )
 
-    def get_credits(self) -> Credits:
-        """Read the balance; free, so it doubles as a connection test (facts 4.5)."""
-        return self._repeat(lambda: self._interpreter.credits(self._read("/get-credits")), may_read_again)
+    def get_credits(self, *, retry: bool = True) -> Credits:
+        """
+        Read the balance; free, so it doubles as a connection test (facts 4.5).
+
+        :param retry: Repeat on passing failures; off where the balance is useful and not needed.
+        """
+        return self._repeat(
+            lambda: self._interpreter.credits(self._read("/get-credits")),
+            may_read_again,
+            self.retries if retry else ONCE,
+        )
 
     def request(
         self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None

@@ -5,11 +5,13 @@ Read an Airflow connection: every field checked, the key never shown.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from musicapi_provider.costs import CREDITS
 from musicapi_provider.exceptions import MusicAPIConfigurationError
 from musicapi_provider.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 #: Extras that are settings, ours or HttpHook's; whatever else stands there is a header, as in HttpHook.
 _SETTINGS = frozenset(
-    {"timeout", "poll_interval", "headers", "proxies", "proxy", "verify", "verify_ssl", "cert", "trust_env"}
-    | {"stream", "allow_redirects", "max_redirects", "check_response", "srv_lookup"}
+    {"timeout", "poll_interval", "prices", "headers", "proxies", "proxy", "verify", "verify_ssl", "cert"}
+    | {"trust_env", "stream", "allow_redirects", "max_redirects", "check_response", "srv_lookup"}
 )
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -46,6 +48,7 @@ def settings_from(connection: Connection) -> ClientSettings:
         base_url=_base_url(connection),
         timeout=_positive(connection, extra, "timeout") or DEFAULT_TIMEOUT,
         poll_interval=_positive(connection, extra, "poll_interval"),
+        prices=_prices(connection, extra),
         proxies=_proxies(connection, extra),
         verify=_verify(extra),
         cert=_cert(extra),
@@ -109,6 +112,25 @@ def _positive(connection: Connection, extra: Mapping[str, Any], name: str) -> fl
     if not 0 < number < 86400:
         raise _unusable(connection, f"extra {name!r}", f"must be seconds above 0; got {value!r}")
     return number
+
+
+def _prices(connection: Connection, extra: Mapping[str, Any]) -> dict[str, float]:
+    """Credits by task type; an unknown name is a slip that would go unnoticed."""
+    prices = {}
+    for task_type, text in _object(connection, extra, "prices").items():
+        try:
+            price = float(text)
+        except ValueError:
+            price = -1.0
+        if task_type not in CREDITS or not 0 <= price < math.inf:
+            raise _unusable(
+                connection,
+                "extra 'prices'",
+                f"must give credits, 0 or more, by task_type ({', '.join(CREDITS)}); "
+                f"got {task_type!r}: {text!r}",
+            )
+        prices[task_type] = price
+    return prices
 
 
 def _object(connection: Connection, extra: Mapping[str, Any], name: str) -> dict[str, str]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
 
 from musicapi_provider.exceptions import MusicAPIDeadlineError, MusicAPIError, MusicAPIInvalidRequestError
+from musicapi_provider.settings import MAX_RETRY_AFTER
 from musicapi_provider.waiting import Wait, look
 
 if TYPE_CHECKING:
@@ -51,6 +53,41 @@ def airflow_errors() -> Iterator[None]:
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error
+
+
+class MusicAPIRetryPolicy(RetryPolicy):
+    """
+    Retry what a retry can cure; for tasks of your own around :class:`MusicAPIHook`.
+
+    ::
+
+        @task(retries=3, retry_policy=MusicAPIRetryPolicy())
+        def lyrics(): return MusicAPIHook().request("POST", "/sonic/lyrics", json={"description": "rain"})
+
+    The errors decide as they do for this provider's operators: a passing failure is retried, after the
+    server's ``Retry-After`` where it gave one; a bad body, key or content, missing credits, and above all a
+    lost answer that may have been paid fail at once. Other exceptions follow the task's ``retries``.
+
+    .. warning::
+        Airflow asks the policy only about exceptions. A task that dies between ``hook.create`` and its end
+        is retried all the same, and buys again: :class:`MusicAPICreateOperator` keeps a record.
+    """
+
+    def evaluate(
+        self,
+        exception: BaseException,
+        try_number: int,
+        max_tries: int,
+        context: Context | None = None,
+    ) -> RetryDecision:
+        """Return the decision; Airflow logs its reason."""
+        if not isinstance(exception, MusicAPIError):
+            return RetryDecision.default()
+        if not exception.retryable:
+            return RetryDecision.fail(reason=str(exception))
+        after = exception.retry_after
+        delay = None if after is None else timedelta(seconds=min(after, MAX_RETRY_AFTER))
+        return RetryDecision.retry(delay=delay, reason=str(exception))
 
 
 def checked_ids(value: Any) -> list[str]:

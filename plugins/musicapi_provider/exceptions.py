@@ -57,7 +57,7 @@ class MusicAPIError(Exception):
     """
 
     #: Whether the same call may succeed later without a human (decides Airflow retries).
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     default_spent: ClassVar[Spent] = Spent.NOT_SPENT
     default_next_step: ClassVar[str] = ""
 

@@ -63,6 +63,12 @@ def _fields() -> dict[str, Any]:
             "description": "Seconds between looks at a waiting music task; default: adaptive.",
             "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
         },
+        "prices": {
+            "label": "Prices",
+            "description": "JSON object of credits by task_type where yours differ, such as "
+            '{"create_music": 12}; default 15, concat_music 2.',
+            "schema": {"type": ["object", "null"]},
+        },
         "proxies": {
             "label": "Proxies",
             "description": 'JSON object of proxy URLs by scheme, such as {"https": "http://proxy:3128"}.',

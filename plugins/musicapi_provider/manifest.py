@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from musicapi_provider.costs import expected_credits
+from musicapi_provider.exceptions import MusicAPIConfigurationError
 from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN, fingerprint_of
 
 if TYPE_CHECKING:
@@ -23,29 +25,102 @@ log = logging.getLogger(__name__)
 
 #: What else can become of a row: its tracks are stored; its music task failed and was refunded.
 STORED, FAILED = "stored", "failed"
+#: The run's credits were spent before this row's turn came: a later run buys it.
+POSTPONED = "postponed"
+#: What ``settle`` says of a row with an unknown outcome that shall be bought again; else a music task id.
+RESUBMIT = "resubmit"
 #: What outlives what when manifests disagree: evidence of a purchase is stronger than the lack of it.
-_RANK = {NOT_SUBMITTED: 0, FAILED: 0, UNKNOWN: 1, SUBMITTED: 2, STORED: 3}
+_RANK = {NOT_SUBMITTED: 0, POSTPONED: 0, FAILED: 0, UNKNOWN: 1, SUBMITTED: 2, STORED: 3}
 
 
-def plan_rows(rows: Iterable[PromptRow], folder: ObjectStoragePath, *, account: str) -> list[dict[str, Any]]:
+def _default_price(body: Mapping[str, Any]) -> float:
+    return expected_credits(body, {})
+
+
+def plan_rows(
+    rows: Iterable[PromptRow],
+    folder: ObjectStoragePath,
+    *,
+    account: str,
+    settle: Mapping[str, str] | None = None,
+    max_credits: float | None = None,
+    price: Callable[[Mapping[str, Any]], float] = _default_price,
+) -> list[dict[str, Any]]:
     """
     Compare a table with the manifests below a folder: what is stored is done, what is bought is collected.
 
     :param account: The connection id; another account is another purchase.
-    :return: One entry per row: ``prompt_id, body, fingerprint, state, music_task_id, tracks``, the last three
-        as they stand before this run.
+    :param settle: Decisions about rows with an unknown outcome, by prompt id: the id of the music task that
+        was found at the vendor, or :data:`RESUBMIT`.
+    :param max_credits: What this run may spend; rows that do not fit are :data:`POSTPONED`, in the table's
+        order. Counted by ``price``, so it is as right as the prices are.
+    :param price: The credits that a body will cost; ``hook.expected_credits`` knows the connection's prices.
+    :return: One entry per row: ``prompt_id, body, fingerprint, state, music_task_id, tracks, credits``, the
+        last four as they stand before this run.
+    :raises MusicAPIConfigurationError: a decision about a row that needs none, or no amount; nothing was
+        bought.
     """
     history = read_history(folder)
-    plan = []
-    for row in rows:
-        fingerprint = fingerprint_of(row.body, account=account)
-        known = history.get((row.prompt_id, fingerprint), {})
-        entry = {"prompt_id": row.prompt_id, "body": row.body, "fingerprint": fingerprint}
-        names: dict[str, Any] = {"state": NOT_SUBMITTED, "music_task_id": None, "tracks": []}
-        plan.append({**entry, **{name: known.get(name, default) for name, default in names.items()}})
+    plan = [_planned(row, history, account) for row in rows]
+    _decide(plan, settle or {})
     counts = {state: sum(entry["state"] == state for entry in plan) for state in (STORED, SUBMITTED, UNKNOWN)}
     log.info("%d rows; known from earlier runs: %s", len(plan), counts)
+    if max_credits is not None:
+        _postpone(plan, max_credits, price)
     return plan
+
+
+def _planned(
+    row: PromptRow, history: Mapping[tuple[str, str], Mapping[str, Any]], account: str
+) -> dict[str, Any]:
+    fingerprint = fingerprint_of(row.body, account=account)
+    known = history.get((row.prompt_id, fingerprint), {})
+    names: dict[str, Any] = {"state": NOT_SUBMITTED, "music_task_id": None, "tracks": [], "credits": 0.0}
+    entry = {name: known.get(name, default) for name, default in names.items()}
+    if entry["state"] == POSTPONED:
+        entry["state"] = NOT_SUBMITTED
+    return {"prompt_id": row.prompt_id, "body": row.body, "fingerprint": fingerprint, **entry}
+
+
+def _decide(plan: Sequence[dict[str, Any]], settle: Mapping[str, str]) -> None:
+    """Carry out decisions about unknown outcomes."""
+    unknown = {entry["prompt_id"]: entry for entry in plan if entry["state"] == UNKNOWN}
+    for prompt_id, decision in settle.items():
+        if prompt_id not in unknown or not isinstance(decision, str) or not decision.strip():
+            raise MusicAPIConfigurationError(
+                f"settle: {prompt_id!r}: {decision!r} decides nothing; nothing was bought.",
+                next_step=f"give a music task id or {RESUBMIT!r} for rows with an unknown outcome "
+                f"({', '.join(unknown) or 'there is none'}).",
+            )
+        entry = unknown[prompt_id]
+        if decision.strip() == RESUBMIT:
+            entry["state"] = NOT_SUBMITTED
+        else:
+            entry.update(state=SUBMITTED, music_task_id=decision.strip())
+        log.info("%s: settled as decided: %s", prompt_id, decision)
+
+
+def _postpone(
+    plan: Sequence[dict[str, Any]], max_credits: float, price: Callable[[Mapping[str, Any]], float]
+) -> None:
+    """Leave for a later run what this run may not pay for."""
+    if not max_credits >= 0:  # also refuses NaN
+        raise MusicAPIConfigurationError(
+            f"max_credits must be 0 or more; got {max_credits!r}. Nothing was bought.",
+            next_step="give the credits that one run may spend.",
+        )
+    left, postponed = max_credits, 0
+    for entry in plan:
+        if entry["state"] in (NOT_SUBMITTED, FAILED):
+            cost = price(entry["body"])
+            if postponed or cost > left:
+                entry["state"] = POSTPONED
+                postponed += 1
+            else:
+                left -= cost
+    log.info("This run will spend about %g credits (max_credits is %g).", max_credits - left, max_credits)
+    if postponed:
+        log.warning("%d rows are left for a later run: max_credits does not cover them.", postponed)
 
 
 def rows_to_do(plan: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -89,11 +164,13 @@ def row_results(
         id_ = ti.xcom_pull(task_ids=create, key="music_task_id", map_indexes=index)
         tracks = ti.xcom_pull(task_ids=store, map_indexes=index) or []
         tracks = [track for track in tracks if track.get("music_task_id") == id_]
+        failed = bool(id_ and not tracks) and hook.has_failed(id_)
         results[name] = {
             "submission": submission["state"],
             "music_task_id": id_,
             "tracks": tracks,
-            "failed": bool(id_ and not tracks) and hook.has_failed(id_),
+            "failed": failed,
+            "credits": 0.0 if failed else submission.get("credits"),
         }
     return results
 
@@ -104,22 +181,28 @@ def complete_plan(
     """
     Join the plan with what became of the rows that were worked on.
 
-    :param results: By ``prompt_id``: ``submission`` and ``music_task_id`` of the create task, ``tracks`` of
-        the store task, ``failed`` where the API says that the music task failed; absent or ``None`` where
-        there is nothing.
+    :param results: By ``prompt_id``: ``submission``, ``music_task_id`` and ``credits`` of the create task,
+        ``tracks`` of the store task, ``failed`` where the API says that the music task failed; absent or
+        ``None`` where there is nothing.
+    :return: The manifest: the plan's entries as they stand now. ``credits`` are expected prices; ``None``
+        where nobody knows whether it was paid.
     """
     return [{**entry, **_outcome(results.get(entry["prompt_id"]) or {}, entry)} for entry in plan]
 
 
 def _outcome(result: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     music_task_id = result.get("music_task_id")
+    # What an earlier run has paid for is adopted by this one, which then pays nothing.
+    known = {"music_task_id": music_task_id, "credits": result.get("credits") or entry.get("credits", 0.0)}
     if result.get("tracks"):
-        return {"state": STORED, "music_task_id": music_task_id, "tracks": list(result["tracks"])}
+        return {**known, "state": STORED, "tracks": list(result["tracks"])}
     if result.get("failed"):
-        return {"state": FAILED, "music_task_id": music_task_id, "tracks": []}
+        return {**known, "state": FAILED, "tracks": [], "credits": 0.0}
     if music_task_id:
-        return {"state": SUBMITTED, "music_task_id": music_task_id, "tracks": []}
-    return {"state": result.get("submission") or entry["state"]}
+        return {**known, "state": SUBMITTED, "tracks": []}
+    if not result.get("submission"):
+        return {}
+    return {"state": result["submission"], "credits": None if result["submission"] == UNKNOWN else 0.0}
 
 
 def read_history(folder: ObjectStoragePath) -> dict[tuple[str, str], dict[str, Any]]:

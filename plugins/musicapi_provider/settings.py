@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import tenacity
 
+from musicapi_provider.costs import expected_credits
 from musicapi_provider.exceptions import (
     MusicAPIError,
     MusicAPINotSentError,
@@ -45,6 +46,7 @@ class ClientSettings:
     :param headers: Further headers for every request to the API.
     :param trust_env: Whether the environment's proxies count.
     :param poll_interval: Seconds between looks at a music task; ``None``: adaptive.
+    :param prices: Credits by ``task_type`` where they differ from :data:`musicapi_provider.costs.CREDITS`.
     :param name: What errors call this connection.
     """
 
@@ -57,12 +59,17 @@ class ClientSettings:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     trust_env: bool = True
     poll_interval: float | None = None
+    prices: Mapping[str, float] = field(default_factory=dict)
     name: str = "MusicAPI"
 
     @property
     def allow_http_audio(self) -> bool:
         """Whether http audio URLs are acceptable: only where the base URL itself is http."""
         return urlsplit(self.base_url).scheme == "http"
+
+    def expected_credits(self, body: Mapping[str, Any]) -> float:
+        """Return the credits that a request body will probably cost."""
+        return expected_credits(body, self.prices)
 
     def url(self, path: str) -> str:
         """Return the address of an endpoint such as ``/sonic/create``."""

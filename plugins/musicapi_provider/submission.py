@@ -9,6 +9,8 @@ written *before* the request leaves and completed the moment the id is known. If
   unknown outcome. It is never resent unless the policy says so.
 * after the record: the next try collects.
 
+The balance is read before the intent, which is free: should the answer be lost, it is the evidence.
+
 In Airflow the store is the task state store, which survives kills, retries and clears (``airflow-notes.md``).
 No Airflow in here.
 """
@@ -28,7 +30,9 @@ import tenacity
 
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
+    MusicAPIAuthError,
     MusicAPIConfigurationError,
+    MusicAPICreditsError,
     MusicAPIError,
     MusicAPIInvalidRequestError,
     MusicAPIUnknownTaskError,
@@ -80,6 +84,8 @@ class Record:
     :param music_task_id: The last purchase; ``None`` while it is only an intent.
     :param earlier: Ids of earlier purchases that the last one replaced; never forgotten.
     :param lost_at: Times of creates whose answers were lost and that were sent again by policy.
+    :param balance: Credits on the account just before the last request; ``None``: not known.
+    :param credits: What the last request was expected to cost; ``None``: not bought here, but adopted.
     """
 
     at: str
@@ -87,6 +93,8 @@ class Record:
     music_task_id: str | None = None
     earlier: tuple[str, ...] = ()
     lost_at: tuple[str, ...] = ()
+    balance: float | None = None
+    credits: float | None = None
 
     @property
     def is_intent(self) -> bool:
@@ -112,6 +120,9 @@ class Record:
         if not all(isinstance(items, list) for items in lists.values()):
             raise TypeError("earlier and lost_at must be lists")
         record = cls(**{**value, **{name: tuple(items or ()) for name, items in lists.items()}})
+        numbers = (record.balance, record.credits)
+        if not all(number is None or type(number) in (int, float) for number in numbers):
+            raise TypeError("balance and credits must be numbers")
         texts = [record.at, *record.earlier, *record.lost_at]
         texts += [record.music_task_id] if record.music_task_id is not None else []
         if not all(isinstance(text, str) and text for text in texts) or not isinstance(
@@ -147,9 +158,9 @@ class Ledger:
         """Return the record of a body."""
         return self._records.get(fingerprint)
 
-    def others(self, fingerprint: str) -> list[Record]:
-        """Return the records of other bodies."""
-        return [record for print_, record in self._records.items() if print_ != fingerprint]
+    def others(self, fingerprint: str) -> dict[str, Record]:
+        """Return the records of other bodies, by fingerprint."""
+        return {print_: record for print_, record in self._records.items() if print_ != fingerprint}
 
     def put(self, fingerprint: str, record: Record | None) -> None:
         """Write a record, or take it out."""
@@ -169,10 +180,30 @@ def _records(value: Any) -> dict[str, Record]:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The music task to wait for, and whether this very call bought it."""
+    """
+    The music task to wait for.
+
+    :param bought: Whether this very call bought it.
+    :param credits: What it was expected to cost when this Airflow task bought it, now or earlier.
+    """
 
     music_task_id: str
     bought: bool
+    credits: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    How a purchase stands by the record.
+
+    :param state: :data:`SUBMITTED`, :data:`UNKNOWN` or :data:`NOT_SUBMITTED`.
+    :param credits: What it was expected to cost; ``None`` where nobody knows whether it was paid.
+    """
+
+    state: str
+    music_task_id: str | None = None
+    credits: float | None = None
 
 
 def fingerprint_of(body: Mapping[str, Any], *, account: str) -> str:
@@ -200,6 +231,7 @@ def submit(
     generation: str,
     on_unknown_outcome: UnknownOutcome = UnknownOutcome.FAIL,
     force_new: bool = False,
+    credit_check: bool = False,
 ) -> Submitted:
     """
     Buy the music task, or collect what an earlier try bought.
@@ -213,28 +245,36 @@ def submit(
     :param body: A complete, valid request body.
     :param fingerprint: See :func:`fingerprint_of`.
     :param generation: The same for all retries, another one after each clear of the Airflow task.
+    :param on_unknown_outcome: ``FAIL``: a lost answer, now or earlier, ends it. ``RESUBMIT``: a lost answer
+        is an error that a retry cures: it sends again, and may pay twice.
     :param force_new: Pay again on purpose, once per generation.
+    :param credit_check: Send only what the balance covers; it must be readable then.
     :raises MusicAPIAmbiguousSubmitError: now or earlier, a create was sent and its answer lost.
     :raises MusicAPIError: a certain refusal; the intent is withdrawn, nothing was spent.
     """
     ledger = Ledger(store)
     record = ledger.get(fingerprint)
     if record is not None and record.is_intent:
-        _settle_intent(record, on_unknown_outcome)
+        _settle_intent(client, record, fingerprint, on_unknown_outcome)
     elif record is not None and not _is_due_again(client, record, generation, force_new=force_new):
         log.info(
             "Nothing is bought: music task %s was submitted at %s for the same body and is collected.",
             record.music_task_id,
             record.at,
         )
-        return Submitted(str(record.music_task_id), bought=False)
-    for other in ledger.others(fingerprint):
+        return Submitted(str(record.music_task_id), bought=False, credits=record.credits or 0.0)
+    for print_, other in ledger.others(fingerprint).items():
         if other.is_intent and other.generation == generation:
-            _settle_intent(other, on_unknown_outcome)
+            _settle_intent(client, other, print_, on_unknown_outcome)
         elif record is None:
             bought = f"music task {other.music_task_id}" if other.music_task_id else "with unknown outcome"
             log.warning("The body has changed since %s (%s): this is a new purchase.", other.at, bought)
-    return Submitted(_buy(client, body, ledger, fingerprint, generation), bought=True)
+    cost = client.settings.expected_credits(body)
+    intent = replace(
+        Record.after(record, generation), balance=_balance(client, cost, check=credit_check), credits=cost
+    )
+    music_task_id = _buy(client, body, ledger, fingerprint, intent, on_unknown_outcome)
+    return Submitted(music_task_id, bought=True, credits=cost)
 
 
 def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, generation: str) -> Submitted:
@@ -244,25 +284,31 @@ def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, gener
     earlier = Record.after(before, generation).earlier
     kept = tuple(id_ for id_ in earlier if id_ != music_task_id)
     lost_at = before.lost_at if before else ()
+    # What settles a lost answer, or was on record already, was paid for by this Airflow task.
+    ours = before is not None and before.music_task_id in (None, music_task_id)
+    credits = before.credits if before is not None and ours else None
     now = Record.after(None, generation).at
-    ledger.put(fingerprint, Record(now, generation, music_task_id, kept, lost_at))
-    return Submitted(music_task_id, bought=False)
+    ledger.put(fingerprint, Record(now, generation, music_task_id, kept, lost_at, credits=credits))
+    return Submitted(music_task_id, bought=False, credits=credits or 0.0)
 
 
-def standing(store: SubmissionStore, fingerprint: str | None) -> tuple[str, str | None]:
+def standing(store: SubmissionStore, fingerprint: str | None) -> Standing:
     """
-    Say how the purchase of a body stands by the record, and its music task id; never raises.
+    Say how the purchase of a body stands by the record; never raises.
 
     :param fingerprint: ``None`` where the body itself is not known: then any record makes it unknown.
     """
     try:
         ledger = Ledger(store)
     except MusicAPIError:
-        return UNKNOWN, None
+        return Standing(UNKNOWN)
     record = ledger.get(fingerprint) if fingerprint else None
     if record is None:
-        return (UNKNOWN if not fingerprint and ledger.others("") else NOT_SUBMITTED), None
-    return (UNKNOWN, None) if record.is_intent else (SUBMITTED, record.music_task_id)
+        undecided = not fingerprint and ledger.others("")
+        return Standing(UNKNOWN) if undecided else Standing(NOT_SUBMITTED, credits=0.0)
+    if record.is_intent:
+        return Standing(UNKNOWN)
+    return Standing(SUBMITTED, record.music_task_id, record.credits or 0.0)
 
 
 def _is_due_again(client: MusicAPIClient, record: Record, generation: str, *, force_new: bool) -> bool:
@@ -282,11 +328,41 @@ def _is_due_again(client: MusicAPIClient, record: Record, generation: str, *, fo
     return False
 
 
+def _balance(client: MusicAPIClient, cost: float, *, check: bool) -> float | None:
+    """
+    Return the credits on the account; ``None`` where they cannot be read and need not be.
+
+    :raises MusicAPICreditsError: checked, and they do not cover the cost.
+    :raises MusicAPIError: checked and unreadable, or the key is refused; nothing was sent.
+    """
+    try:
+        balance = client.get_credits(retry=check).total
+    except MusicAPIAuthError:
+        raise  # the create would be refused as well
+    except MusicAPIError as error:
+        if check:
+            raise
+        log.warning("The balance is not known: %s", error)
+        return None
+    if check and balance < cost:
+        raise MusicAPICreditsError(
+            f"The balance of {balance:g} credits does not cover this purchase (about {cost:g} credits); "
+            "nothing was sent.",
+            next_step="top up the account, then clear the task. If the price is out of date, correct "
+            f"prices in the extra of connection {client.settings.name!r}.",
+        )
+    return balance
+
+
 def _buy(
-    client: MusicAPIClient, body: Mapping[str, Any], ledger: Ledger, fingerprint: str, generation: str
+    client: MusicAPIClient,
+    body: Mapping[str, Any],
+    ledger: Ledger,
+    fingerprint: str,
+    intent: Record,
+    policy: UnknownOutcome,
 ) -> str:
     before = ledger.get(fingerprint)
-    intent = Record.after(before, generation)
     ledger.put(fingerprint, intent)
     log.info("Submitting %s to %s", body.get("title") or body.get("task_type"), client.settings.base_url)
     try:
@@ -294,8 +370,18 @@ def _buy(
     except MusicAPIError as error:
         if error.spent is Spent.NOT_SPENT:
             _stubbornly(lambda: ledger.put(fingerprint, before), "The withdrawal of the intent")
-        raise  # otherwise the intent stays: it is the evidence
-    log.info("Music task %s is bought.", music_task_id)  # on record here first: this cannot fail
+            raise
+        # Otherwise the intent stays: it is the evidence.
+        error.message = f"{error.message} {_evidence(client, intent, fingerprint)}"
+        if policy is UnknownOutcome.RESUBMIT:
+            error.retryable = True
+            error.next_step = (
+                'the next retry of this task sends it again, as on_unknown_outcome="resubmit" says; if the '
+                "first one was booked, that pays twice."
+            )
+        raise
+    # On record here first: this cannot fail.
+    log.info("Music task %s is bought (about %g credits).", music_task_id, intent.credits)
     bought = replace(intent, music_task_id=music_task_id)
     _stubbornly(lambda: ledger.put(fingerprint, bought), f"The record of music task {music_task_id}")
     return music_task_id
@@ -315,16 +401,39 @@ def _stubbornly(write: Callable[[], None], what: str) -> None:
         log.exception("%s could not be written; a retry will ask what became of this purchase.", what)
 
 
-def _settle_intent(record: Record, policy: UnknownOutcome) -> None:
+def _settle_intent(client: MusicAPIClient, record: Record, fingerprint: str, policy: UnknownOutcome) -> None:
+    evidence = _evidence(client, record, fingerprint)
     if policy is UnknownOutcome.RESUBMIT:
         log.warning(
-            "A create was sent at %s and its answer lost; on_unknown_outcome is 'resubmit', so it is sent "
-            "again. If the first one was booked, this pays twice.",
-            record.at,
+            "The answer to an earlier create was lost; on_unknown_outcome is 'resubmit', so it is sent "
+            "again. If the first one was booked, this pays twice. %s",
+            evidence,
         )
         return
-    before = f" Earlier music tasks of this body: {', '.join(record.earlier)}." if record.earlier else ""
     raise MusicAPIAmbiguousSubmitError(
-        f"An earlier try was about to send a create at {record.at}, and its answer was never recorded: it "
-        f"may have been booked.{before}"
+        "An earlier try was about to send a create, and its answer was never recorded: it may have been "
+        f"booked. {evidence}"
     )
+
+
+def _evidence(client: MusicAPIClient, record: Record, fingerprint: str) -> str:
+    """Say what is known of a create whose answer was lost, and what it would mean."""
+    try:
+        now = client.get_credits(retry=False).total
+    except MusicAPIError:
+        now = None
+    facts = [
+        f"It was sent at {record.at} (fingerprint {fingerprint})",
+        f"the balance was {_credits(record.balance)} before and is {_credits(now)} now",
+        f"the price is about {_credits(record.credits)}",
+    ]
+    earlier = f" Earlier music tasks of this body: {', '.join(record.earlier)}." if record.earlier else ""
+    return (
+        f"Evidence: {'; '.join(facts)}. A balance that fell by the price means that it was booked, an "
+        "unchanged one that it was not, or that it failed and was refunded; either only if nothing else was "
+        f"paid from or into the account since then.{earlier}"
+    )
+
+
+def _credits(amount: float | None) -> str:
+    return "unknown" if amount is None else f"{amount:g} credits"

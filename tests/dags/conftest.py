@@ -51,7 +51,9 @@ def run_dag(dag_bag: DagBag, connection: str, no_race: None) -> Callable[..., Da
     """Return a function that runs an example with a conf to its end and returns the dag run."""
 
     def run(dag_id: str, **conf: Any) -> DagRun:
-        return dag_bag.dags[dag_id].test(run_conf=conf)
+        # Parsed anew: dag.test() leaves the conf in the DAG's params.
+        fresh = type(dag_bag)(str(PROJECT / "dags" / f"{dag_id}.py"))
+        return fresh.dags[dag_id].test(run_conf=conf)
 
     return run
 

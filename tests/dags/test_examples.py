@@ -98,7 +98,8 @@ def test_prompt_table_becomes_tracks(
     assert "Pausing task as DEFERRED" in logs(), "no sensor deferred"
     with sqlite3.connect(database()) as db:
         extras = [json.loads(extra) for (extra,) in db.execute("select extra from asset_event")]
-    assert {"rows": len(rows), "tracks": 2 * len(rows)}.items() <= extras[-1].items()
+    counts = {"rows": len(rows), "tracks": 2 * len(rows), "credits": 15 * len(rows)}
+    assert counts.items() <= extras[-1].items()
 
 
 def test_failed_row_stops_nobody_else(
@@ -153,6 +154,42 @@ def test_lost_answer_is_not_bought_again_by_the_next_run(
     assert [run.state for run in runs] == ["failed", "failed"]
     assert [xcom(run, "write_manifest")[0]["state"] for run in runs] == ["unknown outcome"] * 2
     assert simulator.state.requests["POST /sonic/create"] == 1
+
+
+def test_lost_answer_is_settled_by_the_form(
+    run_dag: Callable[..., DagRun], xcom: Callable[..., Any], simulator: SimulatorServer, tmp_path: Path
+) -> None:
+    """Found at the vendor or to be bought again: two decisions, and every row is done."""
+    lost = ("found,simulate:drop-after-booking", "again,a lost simulate:drop-before-booking")
+    table = write_table(tmp_path, "prompt_id,gpt_description_prompt", *lost)
+    conf = {"prompt_table": table, "destination": f"file://{tmp_path}"}
+    run_dag("musicapi_prompt_table", **conf)
+    (found,) = simulator.state.jobs
+
+    run = run_dag("musicapi_prompt_table", **conf, settle={"found": found, "again": "resubmit"})
+
+    assert run.state == "success"
+    assert {entry["prompt_id"]: entry["state"] for entry in xcom(run, "write_manifest")} == {
+        "found": "stored",
+        "again": "stored",
+    }
+    assert sum(simulator.state.creates_booked.values()) == 2
+
+
+def test_run_spends_no_more_than_its_limit(
+    run_dag: Callable[..., DagRun], xcom: Callable[..., Any], simulator: SimulatorServer, tmp_path: Path
+) -> None:
+    """Two rows fit into 40 credits; the next run buys the third, and only that."""
+    rows = ("one,a harp", "two,a flute", "three,a drum")
+    table = write_table(tmp_path, "prompt_id,gpt_description_prompt", *rows)
+    conf = {"prompt_table": table, "destination": f"file://{tmp_path}", "max_credits": 40}
+
+    runs = [run_dag("musicapi_prompt_table", **conf) for _ in range(2)]
+
+    assert [run.state for run in runs] == ["success", "success"]
+    states = [[entry["state"] for entry in xcom(run, "write_manifest")] for run in runs]
+    assert states == [["stored", "stored", "postponed"], ["stored"] * 3]
+    assert set(simulator.state.creates_booked.values()) == {1}
 
 
 def test_bad_rows_stop_the_run_before_anything_is_paid(

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk import ObjectStoragePath
 
+from musicapi_provider.exceptions import MusicAPIConfigurationError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.manifest import (
     FAILED,
     NOT_SUBMITTED,
+    POSTPONED,
     STORED,
     SUBMITTED,
     UNKNOWN,
@@ -39,10 +41,10 @@ TRACK = {"clip_id": "c1", "uri": "file:///music/c1.mp3"}
 SONG = {"task_type": "create_music", "custom_mode": True, "mv": "sonic-v5", "prompt": "[Verse] La la"}
 #: What became of the four rows in an earlier run.
 PAST: dict[str, dict[str, Any]] = {
-    "a": {"state": STORED, "music_task_id": "t1", "tracks": [TRACK]},
-    "b": {"state": SUBMITTED, "music_task_id": "t2", "tracks": []},
-    "c": {"state": UNKNOWN, "music_task_id": None, "tracks": []},
-    "d": {"state": NOT_SUBMITTED, "music_task_id": None, "tracks": []},
+    "a": {"state": STORED, "music_task_id": "t1", "tracks": [TRACK], "credits": 15.0},
+    "b": {"state": SUBMITTED, "music_task_id": "t2", "tracks": [], "credits": 15.0},
+    "c": {"state": UNKNOWN, "music_task_id": None, "tracks": [], "credits": None},
+    "d": {"state": NOT_SUBMITTED, "music_task_id": None, "tracks": [], "credits": 0.0},
 }
 
 
@@ -163,6 +165,102 @@ def test_plan_of_an_empty_table_is_empty(folder: ObjectStoragePath) -> None:
     assert plan_rows([], folder, account="test") == rows_to_do([]) == complete_plan([], {}) == []
 
 
+def states_of(plan: list[dict[str, Any]]) -> list[str]:
+    """Return the states in the table's order."""
+    return [entry["state"] for entry in plan]
+
+
+@pytest.mark.parametrize(
+    ("max_credits", "states"),
+    [
+        pytest.param(None, [NOT_SUBMITTED] * 4, id="no-limit"),
+        pytest.param(60, [NOT_SUBMITTED] * 4, id="exactly-enough"),
+        pytest.param(59, [NOT_SUBMITTED] * 3 + [POSTPONED], id="one-short"),
+        pytest.param(0, [POSTPONED] * 4, id="nothing"),
+    ],
+)
+def test_run_spends_no_more_than_it_may(
+    folder: ObjectStoragePath, max_credits: float | None, states: list[str]
+) -> None:
+    """Rows are bought in the table's order until the credits are used up."""
+    plan = plan_rows(ROWS, folder, account="test", max_credits=max_credits)
+
+    assert states_of(plan) == states
+    assert len(rows_to_do(plan)) == states.count(NOT_SUBMITTED)
+
+
+def test_limit_counts_only_what_this_run_buys(folder: ObjectStoragePath) -> None:
+    """What is stored, bought or undecided costs nothing; what failed is bought anew, by the given price."""
+    past = past_plan()
+    past[3] = entry_of(ROWS[3], state=FAILED, music_task_id="t4")
+    write(folder, "first", past)
+
+    def states(max_credits: float) -> list[str]:
+        return states_of(
+            plan_rows(ROWS, folder, account="test", max_credits=max_credits, price=lambda _body: 12)
+        )
+
+    assert states(12) == [STORED, SUBMITTED, UNKNOWN, FAILED]
+    assert states(11) == [STORED, SUBMITTED, UNKNOWN, POSTPONED]
+
+
+def test_no_row_overtakes_a_postponed_one(folder: ObjectStoragePath) -> None:
+    """A cheap row at the end does not get what a dearer one before it could not pay."""
+    rows = [ROWS[0], PromptRow("cheap", {"task_type": "concat_music", "continue_clip_id": "c1"}, 3)]
+
+    assert states_of(plan_rows(rows, folder, account="test", max_credits=5)) == [POSTPONED, POSTPONED]
+
+
+def test_postponed_row_is_bought_by_a_later_run(folder: ObjectStoragePath) -> None:
+    """The manifest says that it waits; nothing more."""
+    write(folder, "first", complete_plan(plan_rows(ROWS, folder, account="test", max_credits=30), {}))
+
+    assert [entry["state"] for entry in read_history(folder).values()].count(POSTPONED) == 2
+    assert states_of(plan_rows(ROWS, folder, account="test")) == [NOT_SUBMITTED] * 4
+
+
+@pytest.mark.parametrize("max_credits", [-1, float("nan")])
+def test_impossible_limit_is_refused(folder: ObjectStoragePath, max_credits: float) -> None:
+    """A limit that is none must not pass as one."""
+    with pytest.raises(MusicAPIConfigurationError, match="max_credits must be 0 or more"):
+        plan_rows(ROWS, folder, account="test", max_credits=max_credits)
+
+
+@pytest.mark.parametrize(
+    ("decision", "state", "adopted"),
+    [
+        pytest.param("resubmit", NOT_SUBMITTED, None, id="bought-again"),
+        pytest.param(" t7 ", SUBMITTED, "t7", id="collected"),
+    ],
+)
+def test_unknown_outcome_is_settled_as_decided(
+    folder: ObjectStoragePath, decision: str, state: str, adopted: str | None
+) -> None:
+    """A human has looked into the account; the row goes on from there."""
+    write(folder, "first", past_plan())
+    plan = plan_rows(ROWS, folder, account="test", settle={"c": decision})
+
+    assert states_of(plan) == [STORED, SUBMITTED, state, NOT_SUBMITTED]
+    assert {row["prompt_id"]: row["adopt_music_task_id"] for row in rows_to_do(plan)}["c"] == adopted
+
+
+@pytest.mark.parametrize(
+    "settle",
+    [
+        pytest.param({"a": "resubmit"}, id="stored-row"),
+        pytest.param({"b": "t9"}, id="bought-row"),
+        pytest.param({"z": "resubmit"}, id="no-such-row"),
+        pytest.param({"c": " "}, id="blank"),
+        pytest.param({"c": None}, id="null"),
+    ],
+)
+def test_decision_that_decides_nothing_is_refused(folder: ObjectStoragePath, settle: dict[str, Any]) -> None:
+    """A slip in a name must not buy what is there, nor pass as settled."""
+    write(folder, "first", past_plan())
+    with pytest.raises(MusicAPIConfigurationError, match=r"nothing was bought.*outcome \(c\)"):
+        plan_rows(ROWS, folder, account="test", settle=settle)
+
+
 # -- results ------------------------------------------------------------------------------------------------
 
 
@@ -186,20 +284,22 @@ def test_row_results_are_those_of_the_map_index(connection: str, simulator: Simu
     ti = Xcoms(
         {
             ("song.create", "music_task_id", 0): "t1",
-            ("song.create", "submission", 0): {"state": SUBMITTED, "prompt_id": "a"},
+            ("song.create", "submission", 0): {"state": SUBMITTED, "prompt_id": "a", "credits": 15.0},
             ("song.store", "return_value", 0): [{**TRACK, "music_task_id": "t1"}, OTHERS_TRACK],
             ("song.create", "submission", 1): {"state": SUBMITTED, "prompt_id": "another"},
             ("song.create", "music_task_id", 1): "t9",
             ("song.store", "return_value", 1): [OTHERS_TRACK],
-            ("song.create", "submission", 2): {"state": UNKNOWN, "prompt_id": "c"},
+            ("song.create", "submission", 2): {"state": UNKNOWN, "prompt_id": "c", "credits": None},
         }
     )
     results = row_results(ti, rows, MusicAPIHook(connection), create="song.create", store="song.store")
 
     tracks = [{**TRACK, "music_task_id": "t1"}]
+    bought = {"submission": SUBMITTED, "music_task_id": "t1", "credits": 15.0}
+    lost = {"submission": UNKNOWN, "music_task_id": None, "credits": None}
     assert results == {
-        "a": {"submission": SUBMITTED, "music_task_id": "t1", "tracks": tracks, "failed": False},
-        "c": {"submission": UNKNOWN, "music_task_id": None, "tracks": [], "failed": False},
+        "a": {**bought, "tracks": tracks, "failed": False},
+        "c": {**lost, "tracks": [], "failed": False},
     }
     assert simulator.state.requests.total() == 0
 
@@ -237,7 +337,7 @@ def test_music_task_without_tracks_is_bought_anew_only_if_it_failed(
     if finished:
         simulator.state.finish(id_)
     plan = [entry_of(PromptRow("a", SONG, 2))]
-    submission = {"state": SUBMITTED, "prompt_id": "a"}
+    submission = {"state": SUBMITTED, "prompt_id": "a", "credits": 15.0}
     ti = Xcoms(
         {
             ("create", "submission", 0): submission,
@@ -250,14 +350,15 @@ def test_music_task_without_tracks_is_bought_anew_only_if_it_failed(
 
     assert results["a"]["failed"] is (state == FAILED)
     assert (state, id_, []) == (entry["state"], entry["music_task_id"], entry["tracks"])
+    assert entry["credits"] == (0 if state == FAILED else 15)
 
 
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
         pytest.param(
-            {"music_task_id": "t9", "tracks": [TRACK], "submission": SUBMITTED},
-            {"state": STORED, "music_task_id": "t9", "tracks": [TRACK]},
+            {"music_task_id": "t9", "tracks": [TRACK], "submission": SUBMITTED, "credits": 15.0},
+            {"state": STORED, "music_task_id": "t9", "tracks": [TRACK], "credits": 15.0},
             id="stored",
         ),
         pytest.param(
@@ -271,11 +372,11 @@ def test_music_task_without_tracks_is_bought_anew_only_if_it_failed(
             id="submitted",
         ),
         pytest.param(
-            {"music_task_id": "t9", "tracks": None, "submission": SUBMITTED, "failed": True},
+            {"music_task_id": "t9", "tracks": None, "submission": SUBMITTED, "failed": True, "credits": 15.0},
             {"state": FAILED, "music_task_id": "t9", "tracks": []},
             id="failed",
         ),
-        pytest.param({"submission": UNKNOWN}, {**PAST["d"], "state": UNKNOWN}, id="unknown"),
+        pytest.param({"submission": UNKNOWN}, {**PAST["d"], "state": UNKNOWN, "credits": None}, id="unknown"),
         pytest.param({"submission": NOT_SUBMITTED}, PAST["d"], id="refused"),
         pytest.param({"submission": None, "music_task_id": None}, PAST["d"], id="never-ran"),
         pytest.param({}, PAST["d"], id="nothing-left-behind"),
@@ -299,11 +400,12 @@ def test_rows_nobody_worked_on_keep_what_is_known() -> None:
 
 def test_adopted_row_becomes_stored() -> None:
     """The second run's tracks belong to the first run's purchase."""
-    result = {"music_task_id": "t2", "submission": SUBMITTED, "tracks": [TRACK, TRACK]}
+    result = {"music_task_id": "t2", "submission": SUBMITTED, "tracks": [TRACK, TRACK], "credits": 0.0}
     completed = complete_plan(past_plan(), {"b": result})
 
     assert [entry["state"] for entry in completed] == [STORED, STORED, UNKNOWN, NOT_SUBMITTED]
     assert (completed[1]["music_task_id"], completed[1]["tracks"]) == ("t2", [TRACK, TRACK])
+    assert completed[1]["credits"] == 15, "the first run has paid, the second has not"
 
 
 def test_completing_leaves_the_plan_alone() -> None:
@@ -373,8 +475,8 @@ def test_written_manifest_is_the_next_runs_history(folder: ObjectStoragePath) ->
     """Two runs: what the first one completed is what the second one plans with."""
     plan = plan_rows(ROWS, folder, account="test")
     results = {
-        "a": {"music_task_id": "t1", "tracks": [TRACK]},
-        "b": {"music_task_id": "t2"},
+        "a": {"music_task_id": "t1", "tracks": [TRACK], "credits": 15.0},
+        "b": {"music_task_id": "t2", "credits": 15.0},
         "c": {"submission": UNKNOWN},
     }
     write_manifest_file(folder, "run", complete_plan(plan, results))

@@ -30,12 +30,17 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.submission import (
     KEY,
+    NOT_SUBMITTED,
+    SUBMITTED,
+    UNKNOWN,
     Ledger,
     Record,
+    Standing,
     Submitted,
     UnknownOutcome,
     adopt,
     fingerprint_of,
+    standing,
     submit,
 )
 from tests.conftest import QUICK
@@ -130,6 +135,7 @@ def buy(
     *,
     generation: str = FIRST,
     force_new: bool = False,
+    credit_check: bool = False,
     **changes: Any,
 ) -> Submitted:
     """Submit the usual body, or a changed one."""
@@ -142,6 +148,7 @@ def buy(
         generation=generation,
         on_unknown_outcome=policy,
         force_new=force_new,
+        credit_check=credit_check,
     )
 
 
@@ -193,6 +200,8 @@ def test_success_is_booked_once_and_recorded(
         "music_task_id": submitted.music_task_id,
         "earlier": [],
         "lost_at": [],
+        "balance": 1000,
+        "credits": 15,
     }
 
 
@@ -416,9 +425,7 @@ def test_recorded_purchase_is_collected(
         simulator.state.finish(first.music_task_id)
     record = store.record
 
-    assert [Submitted(first.music_task_id, bought=False)] * 3 == [
-        buy(client, store, policy) for _ in range(3)
-    ]
+    assert [replace(first, bought=False)] * 3 == [buy(client, store, policy) for _ in range(3)]
     assert (booked(simulator), sent(simulator)) == (1, 1)
     assert record == store.record
 
@@ -440,7 +447,7 @@ def test_refunded_purchase_is_bought_anew_and_remembered(
 
     assert (booked(simulator), len(set(ids))) == (3, 3)
     assert client.get_credits().total == 100 - 15
-    assert Submitted(ids[2], bought=False) == collected
+    assert Submitted(ids[2], bought=False, credits=15) == collected
     assert (ids[:2], ids[2], []) == (
         store.record["earlier"],
         store.record["music_task_id"],
@@ -640,9 +647,7 @@ def test_force_new_collects_what_still_runs(
         simulator.state.scenario(scenario)
     first = buy(client, store)
 
-    assert Submitted(first.music_task_id, bought=False) == buy(
-        client, store, generation=generation, force_new=True
-    )
+    assert replace(first, bought=False) == buy(client, store, generation=generation, force_new=True)
     assert booked(simulator) == 1
 
 
@@ -653,7 +658,7 @@ def test_without_force_new_a_clear_collects(
     first = buy(client, store)
     simulator.state.finish(first.music_task_id)
 
-    assert Submitted(first.music_task_id, bought=False) == buy(client, store, generation=CLEARED)
+    assert replace(first, bought=False) == buy(client, store, generation=CLEARED)
     assert booked(simulator) == 1
 
 
@@ -673,6 +678,140 @@ def test_refusal_of_a_forced_purchase_is_tried_again_by_the_retry(
     assert [first.music_task_id] == store.record["earlier"]
 
 
+# -- credits ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scenario", "now"), [("drop-after-booking", 985), ("drop-before-booking", 1000), ("create-500", 1000)]
+)
+def test_lost_answer_names_the_evidence(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store, scenario: str, now: int
+) -> None:
+    """Time, fingerprint, balance before and now, what it means, what to do: at once and on the next try."""
+    simulator.state.scenario(scenario)
+    for _ in range(2):
+        with pytest.raises(MusicAPIAmbiguousSubmitError) as raised:
+            buy(client, store)
+        text = str(raised.value)
+
+        assert f"at {store.record['at']} (fingerprint {FINGERPRINT})" in text
+        assert f"the balance was 1000 credits before and is {now} credits now; the price is about 15" in text
+        assert "fell by the price means that it was booked" in text
+        assert "adopt_music_task_id" in text
+        assert "resubmit" in text
+
+
+def test_evidence_without_a_balance_says_so(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """A balance that cannot be read stops nobody who did not ask for a check, and is not invented."""
+    simulator.state.scenario("read-500", times=None)
+    simulator.state.scenario("drop-after-booking")
+    with pytest.raises(MusicAPIAmbiguousSubmitError, match="balance was unknown before and is unknown now"):
+        buy(client, store)
+
+    assert (booked(simulator), store.record["balance"]) == (1, None)
+
+
+def test_resubmit_policy_makes_a_lost_answer_a_matter_of_retries(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """Only under the policy may Airflow try again by itself, and then the message says what that does."""
+    simulator.state.scenario("drop-after-booking", times=2)
+    with pytest.raises(MusicAPIAmbiguousSubmitError) as failing:
+        buy(client, store, prompt="another")
+    with pytest.raises(MusicAPIAmbiguousSubmitError) as resubmitting:
+        buy(client, store, RESUBMIT, generation=CLEARED)
+
+    assert (failing.value.retryable, resubmitting.value.retryable) == (False, True)
+    assert "pays twice" in resubmitting.value.next_step
+
+
+@pytest.mark.parametrize(("balance", "extra", "enough"), [(15, 0, True), (10, 5, True), (14, 0, False)])
+def test_credit_check_sends_only_what_the_balance_covers(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store, balance: int, extra: int, enough: bool
+) -> None:
+    """It costs one free read; what does not fit is refused without a trace."""
+    simulator.state.configure(credits=balance, extra_credits=extra)
+    if enough:
+        assert buy(client, store, credit_check=True).bought
+        return
+    with pytest.raises(MusicAPICreditsError, match=r"balance of 14 credits does not cover.*about 15 credits"):
+        buy(client, store, credit_check=True)
+
+    assert (sent(simulator), store.kept) == (0, {})
+
+
+def test_credit_check_believes_the_prices_of_the_connection(
+    settings: ClientSettings, simulator: SimulatorServer, store: Store
+) -> None:
+    """Prices change without notice: the connection corrects them."""
+    simulator.state.configure(credits=15)
+    dearer = MusicAPIClient(replace(settings, prices={"create_music": 16}), retries=QUICK)
+    with pytest.raises(MusicAPICreditsError, match="prices in the extra of connection 'test'"):
+        buy(dearer, store, credit_check=True)
+
+    assert sent(simulator) == 0
+
+
+def test_credit_check_that_cannot_read_sends_nothing(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """Whoever asks for the check gets it, after the reads' usual patience."""
+    simulator.state.scenario("read-500", times=QUICK.attempts)
+    with pytest.raises(MusicAPITransientError):
+        buy(client, store, credit_check=True)
+
+    assert (sent(simulator), store.kept) == (0, {})
+    assert buy(client, store, credit_check=True).bought
+
+
+def test_without_a_check_the_api_decides(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """A table of prices never stops a purchase that nobody asked it to stop."""
+    simulator.state.configure(credits=14)
+    with pytest.raises(MusicAPICreditsError, match="HTTP 403"):
+        buy(client, store)
+
+    assert (sent(simulator), store.kept) == (1, {})
+
+
+def test_refused_key_is_found_before_the_create(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """The free read has told already that the create would be refused."""
+    simulator.state.configure(api_key="another")
+    with pytest.raises(MusicAPIAuthError):
+        buy(client, store)
+
+    assert (sent(simulator), store.kept) == (0, {})
+
+
+def test_standing_says_what_was_spent(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """Nothing before, unknown while the answer is lost, the price once the id is known."""
+    before = standing(store, FINGERPRINT)
+    simulator.state.scenario("drop-after-booking")
+    with pytest.raises(MusicAPIAmbiguousSubmitError):
+        buy(client, store)
+    lost = standing(store, FINGERPRINT)
+    (found,) = simulator.state.jobs
+    adopt_it(store, found)
+
+    assert [before, lost, standing(store, FINGERPRINT)] == [
+        Standing(NOT_SUBMITTED, credits=0),
+        Standing(UNKNOWN),
+        Standing(SUBMITTED, found, credits=15),
+    ]
+
+
+def test_what_was_bought_elsewhere_is_not_counted_here(client: MusicAPIClient, store: Store) -> None:
+    """Adopting spends nothing, and does not claim to have."""
+    assert adopt_it(store, client.create(BODY)).credits == 0
+
+
 # -- adopting -----------------------------------------------------------------------------------------------
 
 
@@ -685,8 +824,8 @@ def test_adopting_settles_a_lost_answer(
         buy(client, store)
     (found,) = simulator.state.jobs
 
-    assert Submitted(found, bought=False) == adopt_it(store, found)
-    assert Submitted(found, bought=False) == buy(client, store)
+    assert Submitted(found, bought=False, credits=15) == adopt_it(store, found)
+    assert Submitted(found, bought=False, credits=15) == buy(client, store)
     assert (booked(simulator), sent(simulator)) == (1, 1)
 
 
@@ -937,6 +1076,8 @@ UNREADABLE = [
     pytest.param(as_record(earlier=None), id="no-list"),
     pytest.param(as_record(earlier=[7]), id="number-as-earlier-id"),
     pytest.param(as_record(lost_at="then"), id="text-as-list"),
+    pytest.param(as_record(balance="much"), id="text-as-balance"),
+    pytest.param(as_record(credits=True), id="boolean-as-credits"),
     pytest.param(as_record() | {"another body": "t2"}, id="another-body"),
 ]
 
@@ -1270,6 +1411,7 @@ def test_fingerprint_takes_any_text() -> None:
         pytest.param(Record("now", "0"), id="intent"),
         pytest.param(Record("now", "", "t1"), id="purchase"),
         pytest.param(Record("now", "1", None, ("t1", "t2"), ("then",)), id="history"),
+        pytest.param(Record("now", "1", "t1", balance=20.5, credits=15), id="money"),
     ],
 )
 def test_record_round_trip(record: Record) -> None:
@@ -1311,5 +1453,5 @@ def test_ledger_keeps_other_bodies_when_one_is_taken_out(store: Store) -> None:
 
     assert list(kept) == ["b"]
     assert (again.get("a"), again.get("b")) == (None, Record("now", "0", "b"))
-    assert ([Record("now", "0", "b")], []) == (again.others("a"), again.others("b"))
+    assert ({"b": Record("now", "0", "b")}, {}) == (again.others("a"), again.others("b"))
     assert store.kept == {}

@@ -42,7 +42,8 @@ class MusicAPIHook(HttpHook):
 
     The connection's password is the API key, its host the base URL
     (default ``https://api.musicapi.ai/api/v1``). Extras: ``timeout`` (seconds, default 30),
-    ``poll_interval`` (seconds; default: adaptive), and what ``HttpHook`` knows: ``proxies``, ``verify``,
+    ``poll_interval`` (seconds; default: adaptive), ``prices`` (credits by ``task_type`` where they differ
+    from facts 8), and what ``HttpHook`` knows: ``proxies``, ``verify``,
     ``cert``, ``trust_env``, ``headers``. If the default connection does not exist and ``MUSICAPI_KEY`` is
     set, that key is used (with ``MUSICAPI_BASE_URL``, if set).
 
@@ -178,6 +179,10 @@ class MusicAPIHook(HttpHook):
     def get_credits(self) -> Credits:
         """Read the balance; free. See :meth:`MusicAPIClient.get_credits`."""
         return self.client.get_credits()
+
+    def expected_credits(self, body: Mapping[str, Any]) -> float:
+        """Return the credits that a request body will probably cost (facts 8); asks nobody."""
+        return self.settings.expected_credits(body)
 
     def request(
         self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None

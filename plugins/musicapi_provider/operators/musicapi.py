@@ -33,6 +33,7 @@ from musicapi_provider.storage import TrackStore
 from musicapi_provider.submission import (
     SUBMITTED,
     UNKNOWN,
+    Standing,
     Submitted,
     UnknownOutcome,
     adopt,
@@ -63,7 +64,9 @@ class MusicAPICreateOperator(WaitsForTracks):
 
     Returns (XCom) the music task id as a string. With ``wait_for_completion`` it returns the tracks, as
     :class:`~musicapi_provider.sensors.musicapi.MusicAPITaskSensor` does, and the id stands under the key
-    ``music_task_id``.
+    ``music_task_id``. Under the key ``submission`` stands what is known of the purchase: ``state``
+    (``submitted``, ``unknown outcome``, ``not submitted``), ``credits`` (expected; ``None`` while nobody
+    knows whether it was paid) and ``prompt_id``.
 
     The body is checked before anything is sent: every wrong field is named with its value and rule. Give the
     fields as arguments, or a whole body as ``body`` (a row of a prompt table). ``task_type`` defaults to
@@ -112,11 +115,18 @@ class MusicAPICreateOperator(WaitsForTracks):
     :param timeout: Seconds to wait for the tracks, in each try. Default 30 minutes.
     :param fail_on_partial: Fail when some clips failed and others succeeded. Default: return what succeeded.
     :param include_lyrics: Also return lyrics.
-    :param adopt_music_task_id: Collect this existing music task instead of paying (templated).
+    :param adopt_music_task_id: Collect this existing music task instead of paying (templated). ``None``: buy.
+        The text of an empty template is refused, as it may be the slip of somebody who does not want to pay;
+        ``render_template_as_native_obj`` on the DAG makes ``None`` of an empty param.
     :param on_unknown_outcome: ``fail`` (default): an earlier create whose answer was lost ends the task, a
-        human decides. ``resubmit``: it is sent again, and may be paid twice.
+        human decides by the evidence in the message. ``resubmit``: each of Airflow's retries sends it again,
+        and may pay again.
     :param force_new: Pay again on purpose: once for each clear of the task, and only when what was bought
         before is finished. Retries still collect.
+    :param credit_check: Send only what the balance covers, by the expected price; an unreadable balance then
+        is an error for Airflow's retries. Off by default: the API refuses unpaid by itself (402, 403), and
+        prices change without notice (facts 8). The balance is read in any case, as evidence should the
+        answer be lost; that is free.
     :param prompt_id: The prompt table's row that this belongs to, for labels and logs (templated).
     :raises AirflowFailException: what a retry cannot cure: bad body, key, credits, content, unknown outcome,
         failed music task. Each message says whether credits were spent and what to do.
@@ -173,6 +183,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         adopt_music_task_id: str | XComArg | None = None,
         on_unknown_outcome: Literal["fail", "resubmit"] = "fail",
         force_new: bool = False,
+        credit_check: bool = False,
         prompt_id: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -212,6 +223,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.adopt_music_task_id = adopt_music_task_id
         self.on_unknown_outcome = UnknownOutcome(on_unknown_outcome)
         self.force_new = force_new
+        self.credit_check = credit_check
         self.prompt_id = prompt_id
         self._records: TaskStateRecords | None = None
         self._fingerprint: str | None = None
@@ -220,15 +232,16 @@ class MusicAPICreateOperator(WaitsForTracks):
         """Submit, or collect what an earlier try submitted; then wait if asked to."""
         # Evidence for whoever reports on this task when it is dead (see musicapi_provider.manifest): first
         # the worst case, then what is known.
-        self._push_submission(context, UNKNOWN)
+        self._push_submission(context, Standing(UNKNOWN))
         try:
             with airflow_errors():
-                music_task_id = self._submit(context).music_task_id
+                submitted = self._submit(context)
         except Exception:
             if self._records is not None:
-                self._push_submission(context, *standing(self._records, self._fingerprint))
+                self._push_submission(context, standing(self._records, self._fingerprint))
             raise
-        self._push_submission(context, SUBMITTED, music_task_id)
+        music_task_id = submitted.music_task_id
+        self._push_submission(context, Standing(SUBMITTED, music_task_id, submitted.credits))
         if not self.wait_for_completion:
             return music_task_id
         if self.deferrable:
@@ -275,10 +288,11 @@ class MusicAPICreateOperator(WaitsForTracks):
             "the next try, or a clear, collects it without paying again."
         )
 
-    def _push_submission(self, context: Context, state: str, music_task_id: str | None = None) -> None:
-        if music_task_id:
-            context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=music_task_id)
-        context["ti"].xcom_push(key=SUBMISSION_KEY, value={"state": state, "prompt_id": self.prompt_id})
+    def _push_submission(self, context: Context, known: Standing) -> None:
+        if known.music_task_id:
+            context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=known.music_task_id)
+        about = {"state": known.state, "credits": known.credits, "prompt_id": self.prompt_id}
+        context["ti"].xcom_push(key=SUBMISSION_KEY, value=about)
 
     def _submit(self, context: Context) -> Submitted:
         store = self._records = TaskStateRecords(context)
@@ -300,6 +314,7 @@ class MusicAPICreateOperator(WaitsForTracks):
             generation=generation,
             on_unknown_outcome=self.on_unknown_outcome,
             force_new=self.force_new,
+            credit_check=self.credit_check,
         )
 
 

@@ -105,6 +105,10 @@ def test_base_url(fields: dict[str, Any], expected: str, connections: Callable[.
         pytest.param({"extra": {"timeout": "nan"}}, "timeout", id="timeout NaN"),
         pytest.param({"extra": {"timeout": [3]}}, "timeout", id="timeout list"),
         pytest.param({"extra": {"poll_interval": "often"}}, "poll_interval", id="poll interval"),
+        pytest.param({"extra": {"prices": [15]}}, "prices", id="prices no object"),
+        pytest.param({"extra": {"prices": {"create_musik": 15}}}, "create_musik", id="price of nothing"),
+        pytest.param({"extra": {"prices": {"remaster": "dear"}}}, "dear", id="price in words"),
+        pytest.param({"extra": {"prices": {"remaster": -1}}}, "remaster", id="price below 0"),
         pytest.param({"extra": {"proxies": "{broken"}}, "proxies", id="proxies no JSON"),
         pytest.param({"extra": {"proxies": [1]}}, "proxies", id="proxies no object"),
         pytest.param({"extra": {"headers": "[1]"}}, "headers", id="headers no object"),
@@ -151,6 +155,8 @@ def test_defaults_without_extra(connections: Callable[..., None]) -> None:
         pytest.param({"timeout": ""}, {}, id="timeout left blank"),
         pytest.param({"timeout": None}, {}, id="timeout null"),
         pytest.param({"poll_interval": 3}, {"poll_interval": 3.0}, id="poll interval"),
+        pytest.param({"prices": {"remaster": 10}}, {"prices": {"remaster": 10.0}}, id="prices"),
+        pytest.param({"prices": '{"remaster": "10.5"}'}, {"prices": {"remaster": 10.5}}, id="prices as text"),
         pytest.param({"proxies": {"https": "http://p"}}, {"proxies": {"https": "http://p"}}, id="proxies"),
         pytest.param({"proxies": '{"https": "http://p"}'}, {"proxies": {"https": "http://p"}}, id="as text"),
         pytest.param({"proxies": ""}, {}, id="proxies left blank"),
@@ -264,6 +270,7 @@ def test_session_carries_what_the_connection_says(connections: Callable[..., Non
             "trust_env": False,
             "headers": {"X-A": "1"},
             "poll_interval": 3,
+            "prices": {"remaster": 10},
             "timeout": 9,
         }
     )
@@ -273,7 +280,24 @@ def test_session_carries_what_the_connection_says(connections: Callable[..., Non
     assert (session.proxies, session.verify, session.cert) == ({"https": "http://p"}, "/ca.pem", "/c.pem")
     assert session.trust_env is False
     assert {"x-a", "x-call", "accept"} <= headers
-    assert not headers & {"poll_interval", "timeout", "verify", "cert", "proxies", "headers", "trust_env"}
+    assert not headers & {
+        "poll_interval",
+        "prices",
+        "timeout",
+        "verify",
+        "cert",
+        "proxies",
+        "headers",
+        "trust_env",
+    }
+
+
+def test_hook_knows_the_price(connections: Callable[..., None]) -> None:
+    """The connection's price, else the documented one; nothing is asked."""
+    connections(extra={"prices": {"remaster": 10}})
+    hook = MusicAPIHook()
+
+    assert [hook.expected_credits({"task_type": name}) for name in ("remaster", "concat_music")] == [10, 2]
 
 
 def test_run_of_http_hook_works(hook: MusicAPIHook, simulator: SimulatorServer) -> None:

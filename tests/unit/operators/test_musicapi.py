@@ -20,6 +20,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from musicapi_provider.bodies import FIELDS
 from musicapi_provider.exceptions import (
+    MusicAPIAmbiguousSubmitError,
     MusicAPIInvalidRequestError,
     MusicAPINotSentError,
     MusicAPIStorageError,
@@ -334,9 +335,9 @@ def test_ambiguous_create_fails_for_good_and_is_never_repeated(
 def test_ambiguous_create_is_sent_again_on_request(
     simulator: SimulatorServer, context: dict[str, Any], logged: Log, state_store: MemoryStateStore
 ) -> None:
-    """``resubmit`` is a stated policy: it warns, and the lost one stays on record."""
+    """``resubmit`` is a stated policy: left to the retries, it warns and keeps the lost one on record."""
     simulator.state.scenario("drop-after-booking")
-    with pytest.raises(AirflowFailException):
+    with pytest.raises(MusicAPIAmbiguousSubmitError, match="the next retry of this task sends it again"):
         create_for(on_unknown_outcome="resubmit").execute(context)
     music_task_id = create_for(on_unknown_outcome="resubmit").execute(context)
 
@@ -462,7 +463,7 @@ def test_with_a_broken_task_state_store_nothing_is_sent(
     with pytest.raises(MusicAPINotSentError, match=f"{method} is broken"):
         create_for().execute(context)
 
-    assert not simulator.state.requests
+    assert simulator.state.requests[POST] == 0
 
 
 def test_id_survives_a_record_that_cannot_be_completed(
@@ -538,20 +539,22 @@ def pushed(task_instance: MagicMock, key: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "expected"),
+    ("scenario", "expected", "credits"),
     [
-        pytest.param(None, [UNKNOWN, SUBMITTED], id="bought"),
-        pytest.param("moderated", [UNKNOWN, NOT_SUBMITTED], id="refused"),
-        pytest.param("drop-after-booking", [UNKNOWN, UNKNOWN], id="answer lost"),
-        pytest.param("create-500", [UNKNOWN, UNKNOWN], id="server error"),
+        pytest.param(None, [UNKNOWN, SUBMITTED], 15, id="bought"),
+        pytest.param("moderated", [UNKNOWN, NOT_SUBMITTED], 0, id="refused"),
+        pytest.param("drop-after-booking", [UNKNOWN, UNKNOWN], None, id="answer lost"),
+        pytest.param("create-500", [UNKNOWN, UNKNOWN], None, id="server error"),
     ],
 )
 def test_what_is_known_of_the_purchase_is_pushed(
     scenario: str | None,
     expected: list[str],
+    credits: float | None,  # noqa: A002 - the API's word
     simulator: SimulatorServer,
     context: dict[str, Any],
     task_instance: MagicMock,
+    logged: Log,
 ) -> None:
     """Before it is sent nobody knows; a task that dies there must not look as if nothing had happened."""
     if scenario:
@@ -560,6 +563,28 @@ def test_what_is_known_of_the_purchase_is_pushed(
         create_for().execute(context)
 
     assert expected == pushed(task_instance, SUBMISSION_KEY)
+    assert task_instance.xcom_push.call_args.kwargs["value"]["credits"] == credits
+    assert ("is bought (about 15 credits)" in logged.text) is (credits == 15)
+
+
+def test_credits_are_named_again_when_a_retry_collects(
+    context: dict[str, Any], task_instance: MagicMock, simulator: SimulatorServer
+) -> None:
+    """The Airflow task has spent them, whichever try it was."""
+    create_for().execute(context)
+    create_for().execute(context)
+
+    assert task_instance.xcom_push.call_args.kwargs["value"]["credits"] == 15
+    assert simulator.state.requests[POST] == 1
+
+
+def test_credit_check_is_an_argument(simulator: SimulatorServer, context: dict[str, Any]) -> None:
+    """The check ends the task before anything is sent."""
+    simulator.state.configure(credits=3)
+    with pytest.raises(AirflowFailException, match="balance of 3 credits does not cover"):
+        create_for(credit_check=True).execute(context)
+
+    assert simulator.state.requests[POST] == 0
 
 
 def test_purchase_of_an_earlier_try_is_never_called_not_submitted(
