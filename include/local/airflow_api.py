@@ -1,5 +1,5 @@
 """
-The few calls of Airflow's public REST API that ``make demo`` and ``make up`` need.
+The few calls of Airflow's public REST API that ``make demo``, ``make up`` and the end-to-end tests need.
 """
 
 from __future__ import annotations
@@ -58,17 +58,42 @@ class AirflowAPI:
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """Return a task's result."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self._call("GET", f"{path}?stringify=false")["value"]
+    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
+        """Clear a task instance as the UI does: it runs again, and with it the run."""
+        body = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "task_ids": [task_id if map_index < 0 else (task_id, map_index)],
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
+        self._call("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+
+    def set_variable(self, key: str, value: str) -> None:
+        """Create an Airflow Variable."""
+        self._call("POST", "/variables", {"key": key, "value": value})
+
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, key: str = "return_value"
+    ) -> Any:
+        """Return an XCom of a task instance, by default its result."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        return self._call("GET", f"{path}?map_index={map_index}&stringify=false")["value"]
 
     def log(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> list[str]:
         """Return the messages of a task instance's last try."""
+        entries = self._log_entries(dag_id, run_id, instance)
+        return [str(entry.get("event")) if isinstance(entry, dict) else str(entry) for entry in entries]
+
+    def log_text(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> str:
+        """Return everything in the log of a task instance's last try, errors and their causes included."""
+        return "\n".join(json.dumps(entry) for entry in self._log_entries(dag_id, run_id, instance))
+
+    def _log_entries(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> list[Any]:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{instance['task_id']}/logs"
         query = f"map_index={instance['map_index']}&full_content=true"
-        content = self._call("GET", f"{path}/{instance['try_number']}?{query}")["content"]
-        return [str(line.get("event")) if isinstance(line, dict) else str(line) for line in content]
+        entries: list[Any] = self._call("GET", f"{path}/{instance['try_number']}?{query}")["content"]
+        return entries
 
     def connection(self, conn_id: str) -> dict[str, Any] | None:
         """Return a connection without its secrets, or ``None``."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import requests
 
@@ -53,6 +53,9 @@ class Stack:
     :param home: Airflow's folder: database, logs, secrets.
     :param port: Port of the API server and UI; 0 takes a free one.
     :param fresh: Begin with an empty folder.
+    :param execution_server: Give the tasks an API server of their own, for calls of the public API while they
+        run. In one process with SQLite, Airflow 3.3.2 writes its audit log on the event loop, waits there for
+        the lock of a task's request, and keeps that from finishing; after 5 s the call ends with a 500.
     :param settings: Further environment, such as ``AIRFLOW_CONN_MUSICAPI_DEFAULT``.
     """
 
@@ -62,12 +65,14 @@ class Stack:
         home: Path = AIRFLOW_HOME,
         port: int = 0,
         fresh: bool = False,
+        execution_server: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.port = port or free_port()
         self.fresh = fresh
         self.url = f"http://127.0.0.1:{self.port}"
+        self.execution_port = free_port() if execution_server else self.port
         self.environment: dict[str, str] = {}
         self._settings = settings or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -83,7 +88,7 @@ class Stack:
         self._cleanup.enter_context(_lock(self.home.with_suffix(".lock")))
         if self.fresh:
             shutil.rmtree(self.home, ignore_errors=True)
-        self.environment = {**_environment(self.home, self.port), **self._settings}
+        self.environment = {**_environment(self.home, self.port, self.execution_port), **self._settings}
         return self
 
     def __exit__(
@@ -126,15 +131,29 @@ class Stack:
 
     def start_airflow(self) -> None:
         """Start the API server, then the other parts, and wait until all are healthy."""
-        self._spawn(
-            "api-server", [*_airflow(), "api-server", "--host", "127.0.0.1", "--port", str(self.port)]
-        )
+        server = [*_airflow(), "api-server", "--host", "127.0.0.1", "--port"]
+        if self.execution_port == self.port:
+            self._spawn("api-server", [*server, str(self.port)])
+        else:
+            self._spawn("api-server", [*server, str(self.port), "--apps", "core"])
+            self._spawn("execution-server", [*server, str(self.execution_port), "--apps", "execution"])
         for name, command in PARTS.items():
             self._spawn(name, [*_airflow(), *command])
         self._wait("api-server", lambda: _answers(f"{self.url}/api/v2/version"))
-        _answers(f"{self.url}/execution/health")  # its first request takes seconds; the first task need not
+        # Its first request takes seconds; the first task need not.
+        self._wait("api-server", lambda: _answers(f"http://127.0.0.1:{self.execution_port}/execution/health"))
         for name in PARTS:
             self._wait(name, lambda name=name: self._is_healthy(name))  # type: ignore[misc]
+
+    def kill(self, name: str) -> None:
+        """End a part as a crash does: SIGKILL to the process and its children, without a goodbye."""
+        process = self._processes.pop(name)  # it did not end by itself
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+    def start_part(self, name: str) -> None:
+        """Start one of :data:`PARTS` again and return at once; its log goes on where the last one ended."""
+        self._spawn(name, [*_airflow(), *PARTS[name]], log_mode="ab")
 
     def wait_for_dag(self, api: AirflowAPI, dag_id: str) -> None:
         """Wait until the DAG processor has parsed it."""
@@ -149,10 +168,10 @@ class Stack:
             if process.poll() is not None:
                 raise StackError(f"{name} ended with exit code {process.returncode}:\n{self._tail(name)}")
 
-    def _spawn(self, name: str, command: list[str]) -> None:
+    def _spawn(self, name: str, command: list[str], *, log_mode: Literal["wb", "ab"] = "wb") -> None:
         log = self._log_file(name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as out:
+        with log.open(log_mode) as out:
             self._processes[name] = subprocess.Popen(
                 command,
                 cwd=PROJECT,
@@ -220,7 +239,7 @@ def connection_json(base_url: str, key: str, **extra: Any) -> str:
     return json.dumps({"conn_type": "musicapi", "host": base_url, "password": key, "extra": extra})
 
 
-def _environment(home: Path, port: int) -> dict[str, str]:
+def _environment(home: Path, port: int, execution_port: int) -> dict[str, str]:
     """Return the environment of every Airflow process: this project's folders, loopback only."""
     hidden = _secrets(home)
     passwords = home / "passwords.json"
@@ -233,7 +252,7 @@ def _environment(home: Path, port: int) -> dict[str, str]:
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "4",  # SQLite has one writer; more tasks at once only wait for each other
         "CORE__FERNET_KEY": hidden["fernet"],
-        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{execution_port}/execution/",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "CORE__TEST_CONNECTION": "Enabled",
