@@ -1,0 +1,1 @@
+"""A package, so that its fixtures, a whole Airflow among them, end with its last test."""

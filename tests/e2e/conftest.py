@@ -1,0 +1,85 @@
+"""One real Airflow and one simulator for all end-to-end tests; the runs of all tests start together."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from include.local.stack import ENDING_SIGNALS, Stack, connection_json
+from include.musicapi_simulator import Settings, SimulatorServer
+from tests.e2e.song import Song, World
+
+#: Looked for in everything that Airflow writes.
+API_KEY = "sk-e2e-0123456789abcdef"
+HERE = Path(__file__).parent
+DAGS = ("e2e_create", "e2e_create_resubmitting", "e2e_create_and_defer", "e2e_create_mapped")
+#: Airflow in a hurry.
+QUICK = {
+    "CORE__PARALLELISM": "8",
+    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+    # How soon a triggerer takes over what a killed one has left.
+    "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
+}
+
+
+@pytest.fixture(scope="package")
+def api_simulator() -> Iterator[SimulatorServer]:
+    """Serve the API; not the simulator of the other tests, which each of them resets."""
+    # A request that is held is held until its process is killed.
+    with SimulatorServer(
+        Settings(api_key=API_KEY, job_rule="reads:1", song_seconds=1, slow_seconds=300)
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def world(api_simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Start Airflow, every part a process; its folder is a temporary one."""
+    folder = tmp_path_factory.mktemp("e2e")
+    processes = folder / "processes"
+    processes.mkdir()
+    settings = {f"AIRFLOW__{name}": value for name, value in QUICK.items()} | {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
+        "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(api_simulator.base_url, API_KEY, timeout=120),
+        "E2E_PROCESSES": str(processes),
+    }
+    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    try:
+        with Stack(home=folder / "airflow", execution_server=True, settings=settings) as stack:
+            stack.migrate()
+            stack.start_airflow()
+            api = stack.api()
+            for dag_id in DAGS:
+                stack.wait_for_dag(api, dag_id)
+            yield World(stack, api, api_simulator, processes)
+            stack.kill("triggerer")  # it would take ten seconds to say goodbye
+    finally:  # the stack ignores them while it ends
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture(scope="package")
+def songs(world: World, request: pytest.FixtureRequest) -> dict[str, Song]:
+    """Start the runs of all chosen tests, so that none waits for its own alone; by test id."""
+    begun = {}
+    for item in request.session.items:
+        wanted = item.callspec.params.get("song") if hasattr(item, "callspec") else None
+        if wanted and item.path.is_relative_to(HERE):
+            begun[item.nodeid] = Song(world, *wanted)
+    return begun
+
+
+@pytest.fixture
+def song(songs: dict[str, Song], request: pytest.FixtureRequest) -> Song:
+    """Return this test's run, see ``starts`` in the tests."""
+    return songs[request.node.nodeid]
+
+
+@pytest.fixture
+def airflow_home(world: World) -> Path:
+    """Return the folder in which Airflow keeps everything."""
+    return world.stack.home
