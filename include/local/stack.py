@@ -50,12 +50,13 @@ class Stack:
     """
     Airflow on SQLite with LocalExecutor, every part its own process. Use it as a context manager.
 
+    The tasks have an API server of their own. In one process with SQLite, Airflow 3.3.2 writes its audit log
+    on the event loop, waits there for the lock of a task's request, and keeps that from finishing: a click
+    while tasks run then ends after 5 s with a 500.
+
     :param home: Airflow's folder: database, logs, secrets.
     :param port: Port of the API server and UI; 0 takes a free one.
     :param fresh: Begin with an empty folder.
-    :param execution_server: Give the tasks an API server of their own, for calls of the public API while they
-        run. In one process with SQLite, Airflow 3.3.2 writes its audit log on the event loop, waits there for
-        the lock of a task's request, and keeps that from finishing; after 5 s the call ends with a 500.
     :param settings: Further environment, such as ``AIRFLOW_CONN_MUSICAPI_DEFAULT``.
     """
 
@@ -65,14 +66,13 @@ class Stack:
         home: Path = AIRFLOW_HOME,
         port: int = 0,
         fresh: bool = False,
-        execution_server: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.port = port or free_port()
         self.fresh = fresh
         self.url = f"http://127.0.0.1:{self.port}"
-        self.execution_port = free_port() if execution_server else self.port
+        self.execution_port = free_port()
         self.environment: dict[str, str] = {}
         self._settings = settings or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -95,8 +95,7 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End every process that was started, last first; a second Ctrl-C does not cut that short."""
-        for number in ENDING_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING_SIGNALS}
         for process in reversed(self._processes.values()):
             _signal(process, signal.SIGTERM)
         deadline = time.monotonic() + 15
@@ -106,6 +105,8 @@ class Stack:
             _signal(process, signal.SIGKILL)  # also children that outlived it
             process.wait()
         self._cleanup.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
     # -- starting ------------------------------------------------------------------------------------------
 
@@ -130,18 +131,16 @@ class Stack:
         return base_url
 
     def start_airflow(self) -> None:
-        """Start the API server, then the other parts, and wait until all are healthy."""
+        """Start the API servers, then the other parts, and wait until all are healthy."""
         server = [*_airflow(), "api-server", "--host", "127.0.0.1", "--port"]
-        if self.execution_port == self.port:
-            self._spawn("api-server", [*server, str(self.port)])
-        else:
-            self._spawn("api-server", [*server, str(self.port), "--apps", "core"])
-            self._spawn("execution-server", [*server, str(self.execution_port), "--apps", "execution"])
+        self._spawn("api-server", [*server, str(self.port), "--apps", "core"])
+        self._spawn("execution-server", [*server, str(self.execution_port), "--apps", "execution"])
         for name, command in PARTS.items():
             self._spawn(name, [*_airflow(), *command])
         self._wait("api-server", lambda: _answers(f"{self.url}/api/v2/version"))
         # Its first request takes seconds; the first task need not.
-        self._wait("api-server", lambda: _answers(f"http://127.0.0.1:{self.execution_port}/execution/health"))
+        execution_health = f"http://127.0.0.1:{self.execution_port}/execution/health"
+        self._wait("execution-server", lambda: _answers(execution_health))
         for name in PARTS:
             self._wait(name, lambda name=name: self._is_healthy(name))  # type: ignore[misc]
 

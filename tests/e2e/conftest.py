@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from include.local.stack import ENDING_SIGNALS, Stack, connection_json
+from include.local.stack import Stack, connection_json
 from include.musicapi_simulator import Settings, SimulatorServer
 from tests.e2e.song import Song, World
 
@@ -47,19 +46,14 @@ def world(api_simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFacto
         "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(api_simulator.base_url, API_KEY, timeout=120),
         "E2E_PROCESSES": str(processes),
     }
-    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
-    try:
-        with Stack(home=folder / "airflow", execution_server=True, settings=settings) as stack:
-            stack.migrate()
-            stack.start_airflow()
-            api = stack.api()
-            for dag_id in DAGS:
-                stack.wait_for_dag(api, dag_id)
-            yield World(stack, api, api_simulator, processes)
-            stack.kill("triggerer")  # it would take ten seconds to say goodbye
-    finally:  # the stack ignores them while it ends
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    with Stack(home=folder / "airflow", settings=settings) as stack:
+        stack.migrate()
+        stack.start_airflow()
+        api = stack.api()
+        for dag_id in DAGS:
+            stack.wait_for_dag(api, dag_id)
+        yield World(stack, api, api_simulator, processes)
+        stack.kill("triggerer")  # it would take ten seconds to say goodbye
 
 
 @pytest.fixture(scope="package")

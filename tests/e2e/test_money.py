@@ -203,9 +203,6 @@ def test_resubmit_policy_buys_again_after_a_kill(song: Song, world: World) -> No
     assert SENT_AGAIN in song.log()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="resubmit does not yet let Airflow retry a create with unknown outcome"
-)
 @starts("e2e_create_resubmitting", prompt="a lost drum simulate:drop-after-booking")
 def test_resubmit_policy_buys_again_after_a_lost_answer(song: Song) -> None:
     """Who asked for it gets a second request by the next try, and a log that says what it may cost."""
