@@ -29,7 +29,8 @@ class SimulatorServer:
     A running simulator on a loopback port.
 
     Use it as a context manager, or with :meth:`start` and :meth:`stop`. The port is taken at construction,
-    so ``base_url`` is known before the start.
+    so ``base_url`` is known before the start. ``app`` takes middleware until then: for tests that must act
+    exactly when a request arrives or an answer leaves.
 
     :param settings: Settings to start with and to return to at :meth:`reset`.
     :param host: Address to listen on.
@@ -41,6 +42,7 @@ class SimulatorServer:
         self, settings: Settings | None = None, host: str = "127.0.0.1", port: int = 0, verbose: bool = False
     ) -> None:
         self.state = SimulatorState(settings)
+        self.app = build_app(self.state)
         self._socket = _listen(host, port)
         self.base_url = f"http://{host}:{self._socket.getsockname()[1]}{PREFIX}"
         self._ready = threading.Event()
@@ -96,7 +98,7 @@ class SimulatorServer:
 
     def _config(self, verbose: bool) -> uvicorn.Config:
         return uvicorn.Config(
-            build_app(self.state),
+            self.app,
             http=protocol_for(self.state),
             loop="asyncio",
             ws="none",

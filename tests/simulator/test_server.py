@@ -108,6 +108,25 @@ def test_two_servers_do_not_share_anything():
     assert [balance.json()["credits"] for balance in balances] == [1, 2]
 
 
+def test_middleware_sees_every_request():
+    """What is put around the application before the start sees requests as they arrive."""
+    seen = []
+
+    def watched(app):
+        async def watch(scope, receive, send):
+            seen.append(scope["path"])
+            await app(scope, receive, send)
+
+        return watch
+
+    server = SimulatorServer()
+    server.app.add_middleware(watched)
+    with server:
+        requests.get(f"{server.base_url}/get-credits", timeout=5)
+
+    assert seen == ["/api/v1/get-credits"]
+
+
 def test_reset_restores_settings_and_forgets_jobs(caller, state):
     """A reset leaves a server as it was started."""
     state.configure(credits=3, api_key="other", job_rule="reads:9")
