@@ -5,8 +5,10 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PORT ?= 8080
+PURCHASES ?= 300
+N ?= 60
 PY := .venv/bin/python
-CODE := plugins include dags tests
+CODE := plugins include dags tests benchmarks
 
 # Without byte code Airflow starts three times slower.
 unexport PYTHONDONTWRITEBYTECODE
@@ -17,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 export AIRFLOW_HOME := $(CURDIR)/.airflow
 
-.PHONY: help demo up test fmt lint type clean
+.PHONY: help demo up test torture bench fmt lint type clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +32,12 @@ up: .venv/ready ## Airflow with its UI on 127.0.0.1:$(PORT), simulator and conne
 
 test: .venv/ready ## all tests
 	$(PY) -m pytest --cov --cov-report=term $(ARGS)
+
+torture: .venv/ready ## real Airflow, SIGKILL, a misbehaving API: is a song paid twice or lost? (PURCHASES=300 SEED=)
+	@$(PY) -m tests.e2e.torture --purchases $(PURCHASES) $(if $(SEED),--seed $(SEED))
+
+bench: .venv/ready ## the same faults against the vendor's SDK and HttpOperator (N=60 SEED=1)
+	@$(PY) -m benchmarks.paying_twice --purchases $(N) $(if $(SEED),--seed $(SEED))
 
 fmt: .venv/ready ## format the code
 	$(PY) -m ruff format $(CODE)

@@ -1,0 +1,133 @@
+"""
+The fault plan: what happens to which try of which purchase. The same seed makes the same plan. Pure.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tests.e2e.torture.purchases import purchase_name
+
+#: Airflow's retries of every purchase, so five tries; the last one is never killed and hence reaches an end.
+RETRIES = 4
+#: Seconds after the begin of ``execute`` within which a kill at a random instant comes.
+ANY_INSTANT = 0.6
+#: Seconds after the answer within which it comes: on both sides of the record's being written.
+AROUND_RECORD = 0.1
+
+
+class Fault(StrEnum):
+    """What can happen to a try."""
+
+    NOTHING = "nothing"
+    KILL_ANYTIME = "killed at a random instant"
+    KILL_ON_ARRIVAL = "killed when the create arrived"
+    KILL_AFTER_BOOKING = "killed booked, before the answer"
+    KILL_AT_ANSWER = "killed 0-100 ms after the answer"
+    KILL_RESUMED = "killed when resumed after waiting"
+    DROP_BEFORE_BOOKING = "dropped before booking"
+    DROP_AFTER_BOOKING = "dropped after booking"
+    BAD_GATEWAY = "502 after booking"
+    SLOW = "answered too late, booked"
+    TRUNCATED = "answer truncated, booked"
+    THROTTLED = "429 with Retry-After"
+    REFUSED = "403, out of credits"
+    UNREACHABLE = "connection refused"
+
+    @property
+    def is_kill(self) -> bool:
+        """Whether the task process dies."""
+        return self in KILLS
+
+
+KILLS = frozenset(
+    {
+        Fault.KILL_ANYTIME,
+        Fault.KILL_ON_ARRIVAL,
+        Fault.KILL_AFTER_BOOKING,
+        Fault.KILL_AT_ANSWER,
+        Fault.KILL_RESUMED,
+    }
+)
+#: Kills that wait for the create to arrive; the others come by the clock.
+AT_CREATE = frozenset({Fault.KILL_ON_ARRIVAL, Fault.KILL_AFTER_BOOKING, Fault.KILL_AT_ANSWER})
+#: Faults that the simulator plays, by the name of its scenario.
+SCENARIOS = {
+    Fault.DROP_BEFORE_BOOKING: "drop-before-booking",
+    Fault.DROP_AFTER_BOOKING: "drop-after-booking",
+    Fault.BAD_GATEWAY: "create-502-after-booking",
+    Fault.SLOW: "slow-create",
+    Fault.TRUNCATED: "truncated-create",
+    Fault.THROTTLED: "throttled",
+    Fault.REFUSED: "no-credits",
+}
+#: Chances of a try in percent. A third goes well: a purchase that was killed must also get its second chance.
+CHANCES = {
+    Fault.NOTHING: 31,
+    Fault.KILL_ANYTIME: 15,
+    Fault.KILL_ON_ARRIVAL: 5,
+    Fault.KILL_AFTER_BOOKING: 6,
+    Fault.KILL_AT_ANSWER: 12,
+    Fault.DROP_BEFORE_BOOKING: 4,
+    Fault.DROP_AFTER_BOOKING: 4,
+    Fault.BAD_GATEWAY: 4,
+    Fault.SLOW: 3,
+    Fault.TRUNCATED: 4,
+    Fault.THROTTLED: 5,
+    Fault.REFUSED: 3,
+    Fault.UNREACHABLE: 4,
+}
+#: Chance that a task which comes back from the triggerer is killed, and seconds within which: it soon ends.
+CHANCE_WHEN_RESUMED, WHILE_RESUMED = 0.5, 0.15
+#: Kills of resumed tasks that must be planned before one of them must have taken place.
+SURELY = 10
+
+#: Seconds within which a delayed kill comes.
+LATEST = {
+    Fault.KILL_ANYTIME: ANY_INSTANT,
+    Fault.KILL_AT_ANSWER: AROUND_RECORD,
+    Fault.KILL_RESUMED: WHILE_RESUMED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """
+    What happens to one try.
+
+    :param delay: Seconds after the begin of the try, or after the answer, at which a kill comes.
+    """
+
+    fault: Fault
+    delay: float = 0.0
+
+
+def fate_of(seed: int, purchase: str, try_number: int, *, resumed: bool = False) -> Fate:
+    """
+    Draw the fate of a try.
+
+    :param resumed: The try comes back from the triggerer.
+    """
+    chance = random.Random(f"{seed}:{purchase}:{try_number}{':resumed' * resumed}")  # noqa: S311 - no secret
+    fault = _resumed_fault(chance) if resumed else chance.choices(list(CHANCES), list(CHANCES.values()))[0]
+    if fault.is_kill and try_number > RETRIES:
+        return Fate(Fault.NOTHING)
+    return Fate(fault, chance.uniform(0, LATEST[fault]) if fault in LATEST else 0.0)
+
+
+def _resumed_fault(chance: random.Random) -> Fault:
+    return Fault.KILL_RESUMED if chance.random() < CHANCE_WHEN_RESUMED else Fault.NOTHING
+
+
+def planned_faults(seed: int, purchases: int, waiting: int) -> set[Fault]:
+    """
+    Return the faults that must take place: those of first tries; whether there are later ones is luck.
+
+    :param waiting: Every which purchase waits in the triggerer; 0: none.
+    """
+    names = [purchase_name(index) for index in range(purchases)]
+    planned = {fate_of(seed, name, 1).fault for name in names} - {Fault.NOTHING}
+    resumed = [fate_of(seed, name, 1, resumed=True).fault for name in names[::waiting]] if waiting else []
+    return planned | ({Fault.KILL_RESUMED} if resumed.count(Fault.KILL_RESUMED) >= SURELY else set())
