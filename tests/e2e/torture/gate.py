@@ -199,7 +199,7 @@ class Gate:
             self._torture.state.scenario(scenario, times=1, match=prompt_of(current.way, current.purchase))
             self._torture.strike(current)
         await create.answer()
-        if fault is Fault.KILL_AT_ANSWER:
+        if fault in (Fault.KILL_AT_ANSWER, Fault.KILL_AFTER_ANSWER):
             self._torture.kill_later(current)
 
 

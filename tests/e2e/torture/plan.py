@@ -14,8 +14,9 @@ from tests.e2e.torture.purchases import purchase_name
 RETRIES = 4
 #: Seconds after the begin of ``execute`` within which a kill at a random instant comes.
 ANY_INSTANT = 0.6
-#: Seconds after the answer within which it comes: on both sides of the record's being written.
-AROUND_RECORD = 0.1
+#: Seconds after the answer within which it comes. The record is on its way out of the process after a few
+#: milliseconds: of 23 kills spread over the longer window not one came before it, hence the shorter one.
+BEFORE_RECORD, AROUND_RECORD = 0.003, 0.1
 
 
 class Fault(StrEnum):
@@ -25,7 +26,8 @@ class Fault(StrEnum):
     KILL_ANYTIME = "killed at a random instant"
     KILL_ON_ARRIVAL = "killed when the create arrived"
     KILL_AFTER_BOOKING = "killed booked, before the answer"
-    KILL_AT_ANSWER = "killed 0-100 ms after the answer"
+    KILL_AT_ANSWER = "killed 0-3 ms after the answer"
+    KILL_AFTER_ANSWER = "killed 0-100 ms after the answer"
     KILL_RESUMED = "killed when resumed after waiting"
     DROP_BEFORE_BOOKING = "dropped before booking"
     DROP_AFTER_BOOKING = "dropped after booking"
@@ -48,11 +50,14 @@ KILLS = frozenset(
         Fault.KILL_ON_ARRIVAL,
         Fault.KILL_AFTER_BOOKING,
         Fault.KILL_AT_ANSWER,
+        Fault.KILL_AFTER_ANSWER,
         Fault.KILL_RESUMED,
     }
 )
 #: Kills that wait for the create to arrive; the others come by the clock.
-AT_CREATE = frozenset({Fault.KILL_ON_ARRIVAL, Fault.KILL_AFTER_BOOKING, Fault.KILL_AT_ANSWER})
+AT_CREATE = frozenset(
+    {Fault.KILL_ON_ARRIVAL, Fault.KILL_AFTER_BOOKING, Fault.KILL_AT_ANSWER, Fault.KILL_AFTER_ANSWER}
+)
 #: Faults that the simulator plays, by the name of its scenario.
 SCENARIOS = {
     Fault.DROP_BEFORE_BOOKING: "drop-before-booking",
@@ -69,7 +74,8 @@ CHANCES = {
     Fault.KILL_ANYTIME: 15,
     Fault.KILL_ON_ARRIVAL: 5,
     Fault.KILL_AFTER_BOOKING: 6,
-    Fault.KILL_AT_ANSWER: 12,
+    Fault.KILL_AT_ANSWER: 7,
+    Fault.KILL_AFTER_ANSWER: 5,
     Fault.DROP_BEFORE_BOOKING: 4,
     Fault.DROP_AFTER_BOOKING: 4,
     Fault.BAD_GATEWAY: 4,
@@ -87,7 +93,8 @@ SURELY = 10
 #: Seconds within which a delayed kill comes.
 LATEST = {
     Fault.KILL_ANYTIME: ANY_INSTANT,
-    Fault.KILL_AT_ANSWER: AROUND_RECORD,
+    Fault.KILL_AT_ANSWER: BEFORE_RECORD,
+    Fault.KILL_AFTER_ANSWER: AROUND_RECORD,
     Fault.KILL_RESUMED: WHILE_RESUMED,
 }
 
