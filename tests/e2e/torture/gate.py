@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from include.musicapi_simulator.wire import DroppedResponse
@@ -170,8 +170,11 @@ class Gate:
             answer = JSONResponse({"unreachable": fault is Fault.UNREACHABLE})
             await answer(scope, receive, send)
         elif scope["path"].endswith(CREATE):
-            body = await Request(scope, receive).body()
-            await self._create(Create(self._app, body, scope, receive, send))
+            with suppress(
+                ClientDisconnect
+            ):  # killed while it was sending: an incomplete create books nothing
+                body = await Request(scope, receive).body()
+                await self._create(Create(self._app, body, scope, receive, send))
         else:
             await self._app(scope, receive, send)
 
