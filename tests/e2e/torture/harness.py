@@ -136,7 +136,8 @@ def _watch(stack: Stack, options: Options, say: Callable[[str], None]) -> int:
         if ended >= total:
             break
         if waiting and deaths < len(TRIGGERER_DIES_AT) and ended >= TRIGGERER_DIES_AT[deaths] * total:
-            stack.restart("triggerer")
+            stack.kill("triggerer")
+            stack.start_part("triggerer")
             deaths += 1
             say(f"The triggerer is killed with {waiting} waiting in it, and started again")
         time.sleep(0.5)
