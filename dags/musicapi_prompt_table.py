@@ -7,7 +7,8 @@ stands a manifest (JSON Lines) with every row's state, URLs and files, and the a
 updated.
 
 **Daily, and cheap**: rows whose tracks are stored at the destination are done, rows that an earlier run has
-bought are collected. A new or edited row is bought.
+bought are collected. A new or edited row is bought. What is bought is on record at the destination
+(`purchases/`), so it is known whatever becomes of the run: killed, cleared, deleted.
 
 **Look at** the mapped tasks in the grid: each carries its row's `prompt_id`. The URLs are in the XCom of
 *wait* and *store*, the whole result in the XCom of *write_manifest*.
@@ -21,8 +22,7 @@ minutes and about 15 credits a row.
 into your account, then trigger a run with `settle`: `{"row": "music task id"}` collects what was bought,
 `{"row": "resubmit"}` buys it.
 
-**Safe to repeat**: clearing *wait* or *store* costs nothing; clearing *create* collects what its own run has
-bought. In an old run, clear *create* only if no later run has bought the row.
+**Safe to repeat**: clearing any task, or the whole run, collects what was bought.
 
 Previous: [musicapi_single_track](/dags/musicapi_single_track).
 """
@@ -47,9 +47,10 @@ from airflow.sdk.exceptions import AirflowFailException
 from musicapi_provider.manifest import (
     POSTPONED,
     STORED,
+    UNKNOWN,
     complete_plan,
+    credits_of_run,
     plan_rows,
-    row_results,
     rows_to_do,
     write_manifest_file,
 )
@@ -114,12 +115,11 @@ def musicapi_prompt_table() -> None:
         rows = read_prompt_table(
             ObjectStoragePath(params["prompt_table"]), skip_invalid=params["skip_invalid"]
         )
-        hook = MusicAPIHook()
         return plan_rows(
             rows,
             ObjectStoragePath(params["destination"]),
-            account=hook.account,
-            price=hook.expected_credits,
+            MusicAPIHook(),
+            run_id=get_current_context()["run_id"],
             max_credits=params["max_credits"],
             settle=params["settle"],
         )
@@ -130,13 +130,15 @@ def musicapi_prompt_table() -> None:
         return rows_to_do(plan)
 
     @task_group
-    def song(prompt_id: str, body: dict, adopt_music_task_id: str | None) -> None:
+    def song(prompt_id: str, body: dict, adopt_music_task_id: str | None, on_unknown_outcome: str) -> None:
         """Make one row's song; rows do not wait for each other."""
         create = MusicAPICreateOperator(
             task_id="create",
             body=body,
             adopt_music_task_id=adopt_music_task_id,
+            on_unknown_outcome=on_unknown_outcome,
             prompt_id=prompt_id,
+            records="{{ params.destination }}",
             retries=2,  # safe: a retry collects what was bought and never pays twice
             map_index_template="{{ task.prompt_id }}",
         )
@@ -166,13 +168,17 @@ def musicapi_prompt_table() -> None:
         if plan is None:
             raise AirflowFailException("There is no table to report on: see read_table.")
         context = get_current_context()
-        results = row_results(context["ti"], rows, MusicAPIHook(), create="song.create", store="song.store")
-        manifest = complete_plan(plan, results)
-        uri = write_manifest_file(ObjectStoragePath(params["destination"]), context["run_id"], manifest)
+        folder = ObjectStoragePath(params["destination"])
+        stored = {
+            row["prompt_id"]: context["ti"].xcom_pull(task_ids="song.store", map_indexes=index)
+            for index, row in enumerate(rows)
+        }
+        manifest = complete_plan(plan, stored, folder, MusicAPIHook())
+        uri = write_manifest_file(folder, context["run_id"], manifest)
+        spent, perhaps_spent = credits_of_run(manifest, folder, context["run_id"])
         counts = {
-            "rows": len(manifest),
-            "tracks": sum(len(entry["tracks"]) for entry in manifest),
-            "credits": sum(result["credits"] or 0 for result in results.values()),  # spent by this run
+            **{"rows": len(manifest), "tracks": sum(len(entry["tracks"]) for entry in manifest)},
+            **{"credits": spent, "lost_credits": perhaps_spent},  # by this run
         }
         print(f"{uri}: {counts}")
         context["outlet_events"][TRACKS].extra = {"manifest": uri, **counts}
@@ -186,10 +192,14 @@ def musicapi_prompt_table() -> None:
             for entry in manifest
             if entry["state"] not in (STORED, POSTPONED)
         ]
+        unknown = any(entry["state"] == UNKNOWN for entry in manifest)
+        settle = (
+            " Rows with an unknown outcome wait for a decision: trigger a run with settle." if unknown else ""
+        )
         if missing:
             raise AirflowFailException(
                 f"{len(missing)} of {len(manifest)} rows have no tracks; the log of their create, wait or "
-                f"store task says why and what to do: {', '.join(missing)}"
+                f"store task says why: {', '.join(missing)}.{settle}"
             )
 
     plan = read_table()

@@ -7,9 +7,9 @@ A map of the package; importing it executes nothing. Arrows point one way, from 
     answers                                     HTTP answers -> results and errors, the only place
     client  async_client                        requests, aiohttp
     submission  waiting                         buy without paying twice; look until done
-    prompt_table  storage  manifest             rows in, files and records out
+    prompt_table  storage  records  manifest    rows in, files and records out
     connection  hooks.musicapi                  Airflow connection -> client
-    control_flow                                errors and waiting -> Airflow's control flow
+    control_flow  retry_policy                  errors and waiting -> Airflow's control flow
     operators.musicapi  sensors.musicapi  triggers.musicapi  links     thin edges
     get_provider_info                           what Airflow's provider manager reads
 """

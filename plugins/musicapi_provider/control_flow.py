@@ -9,15 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseOperator, RetryDecision, RetryPolicy
+from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
 
-from musicapi_provider.exceptions import MusicAPIDeadlineError, MusicAPIError, MusicAPIInvalidRequestError
-from musicapi_provider.settings import MAX_RETRY_AFTER
+from musicapi_provider.exceptions import (
+    MusicAPIDeadlineError,
+    MusicAPIError,
+    MusicAPIInvalidRequestError,
+    MusicAPITaskFailedError,
+    Spent,
+)
 from musicapi_provider.waiting import Wait, look
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ FIRST_LOOK_OF_TRIGGER = 5.0
 
 
 @contextmanager
-def airflow_errors() -> Iterator[None]:
+def airflow_errors(*, buys: bool = False) -> Iterator[None]:
     """
     Raise what Airflow understands.
 
@@ -44,50 +48,20 @@ def airflow_errors() -> Iterator[None]:
     * What a retry cannot cure (bad body, key, credits, content, unknown outcome, failed music task):
       ``AirflowFailException``, so that no further try is made.
     * What a later try can cure (throttled, unreachable) passes as it is and follows the task's ``retries``.
+
+    :param buys: The task's next try buys anew what has failed and was refunded, so that is curable, too.
     """
     try:
         yield
     except MusicAPIDeadlineError as error:
         raise AirflowSensorTimeout(str(error)) from error
     except MusicAPIError as error:
+        if buys and type(error) is MusicAPITaskFailedError and error.spent is Spent.REFUNDED:
+            error.next_step = "the task's next retry buys it anew; if none is left, clear the task."
+            raise
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error
-
-
-class MusicAPIRetryPolicy(RetryPolicy):
-    """
-    Retry what a retry can cure; for tasks of your own around :class:`MusicAPIHook`.
-
-    ::
-
-        @task(retries=3, retry_policy=MusicAPIRetryPolicy())
-        def lyrics(): return MusicAPIHook().request("POST", "/sonic/lyrics", json={"description": "rain"})
-
-    The errors decide as they do for this provider's operators: a passing failure is retried, after the
-    server's ``Retry-After`` where it gave one; a bad body, key or content, missing credits, and above all a
-    lost answer that may have been paid fail at once. Other exceptions follow the task's ``retries``.
-
-    .. warning::
-        Airflow asks the policy only about exceptions. A task that dies between ``hook.create`` and its end
-        is retried all the same, and buys again: :class:`MusicAPICreateOperator` keeps a record.
-    """
-
-    def evaluate(
-        self,
-        exception: BaseException,
-        try_number: int,
-        max_tries: int,
-        context: Context | None = None,
-    ) -> RetryDecision:
-        """Return the decision; Airflow logs its reason."""
-        if not isinstance(exception, MusicAPIError):
-            return RetryDecision.default()
-        if not exception.retryable:
-            return RetryDecision.fail(reason=str(exception))
-        after = exception.retry_after
-        delay = None if after is None else timedelta(seconds=min(after, MAX_RETRY_AFTER))
-        return RetryDecision.retry(delay=delay, reason=str(exception))
 
 
 def checked_ids(value: Any) -> list[str]:
@@ -119,6 +93,8 @@ class WaitsForTracks(BaseOperator):
     include_lyrics: bool
     #: Seconds between looks as the user fixed them; ``None``: the connection's, else adaptive.
     poll_interval: float | None
+    #: Whether the next try of this task buys anew what has failed.
+    buys: bool = False
     #: The result, once there is one; for the extra link.
     collected_tracks: list[dict[str, Any]] | None = None
 
@@ -149,7 +125,7 @@ class WaitsForTracks(BaseOperator):
 
     def look_or_defer(self, wait: Wait) -> list[dict[str, Any]]:
         """Look once and return the result, or hand the wait to the triggerer (which raises)."""
-        with airflow_errors():
+        with airflow_errors(buys=self.buys):
             result = self.look(wait)
         if result is None:
             self._defer(wait)
@@ -163,7 +139,7 @@ class WaitsForTracks(BaseOperator):
         """
         from musicapi_provider.triggers.musicapi import error_from, wait_from
 
-        with airflow_errors():
+        with airflow_errors(buys=self.buys):
             wait = wait_from(event, timeout=self.timeout)
             if (error := error_from(event)) is not None:
                 if (result := self.look(wait)) is not None:

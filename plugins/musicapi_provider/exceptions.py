@@ -103,6 +103,8 @@ class MusicAPIError(Exception):
 class MusicAPIConfigurationError(MusicAPIError):
     """The connection is missing or unusable; nothing was sent."""
 
+    default_next_step = "correct the Airflow connection (Admin > Connections); its Test button costs nothing."
+
 
 class MusicAPIInvalidRequestError(MusicAPIError):
     """The API refuses this body or this call; observed to cost nothing (facts 2.5)."""
@@ -126,6 +128,8 @@ class MusicAPIPromptTableError(MusicAPIError):
 
 class MusicAPIAuthError(MusicAPIError):
     """The API does not accept the key (401)."""
+
+    default_next_step = "put a valid API key into the password of the Airflow connection."
 
 
 class MusicAPICreditsError(MusicAPIError):
@@ -164,10 +168,7 @@ class MusicAPIAmbiguousSubmitError(MusicAPIError):
     """A create whose answer was lost or is unreadable: it may have been paid (facts 5)."""
 
     default_spent = Spent.UNKNOWN
-    default_next_step = (
-        "look into the account's history at the vendor. If the music task is there, set adopt_music_task_id "
-        'to its id; if it is not, set on_unknown_outcome="resubmit". Then clear the task.'
-    )
+    default_next_step = "look into the account's history at the vendor before sending it again."
 
 
 class MusicAPITransientError(MusicAPIError):
@@ -175,6 +176,7 @@ class MusicAPITransientError(MusicAPIError):
 
     retryable = True
     default_spent = Spent.NO_EFFECT
+    default_next_step = "let a later retry read it again; reading is free."
 
 
 class MusicAPIUnknownTaskError(MusicAPIError):

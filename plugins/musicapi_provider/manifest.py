@@ -1,5 +1,9 @@
 """
-The manifest of a prompt table's run: what became of each row, and what a later run must still buy.
+The run of a prompt table: what to do about each row, and what became of it.
+
+What is stored is known from the manifests below the destination; what is bought from the submission records
+beside them (:class:`~musicapi_provider.records.FolderRecords`). Neither is in Airflow, so no killed, cleared,
+deleted or renumbered run forgets a purchase.
 """
 
 from __future__ import annotations
@@ -7,13 +11,21 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from musicapi_provider.costs import expected_credits
-from musicapi_provider.exceptions import MusicAPIConfigurationError
-from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN, fingerprint_of
+from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIUnknownTaskError
+from musicapi_provider.records import FolderRecords
+from musicapi_provider.submission import (
+    NOT_SUBMITTED,
+    SUBMITTED,
+    UNKNOWN,
+    Standing,
+    UnknownOutcome,
+    fingerprint_of,
+    standing,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -27,227 +39,255 @@ log = logging.getLogger(__name__)
 STORED, FAILED = "stored", "failed"
 #: The run's credits were spent before this row's turn came: a later run buys it.
 POSTPONED = "postponed"
-#: What ``settle`` says of a row with an unknown outcome that shall be bought again; else a music task id.
-RESUBMIT = "resubmit"
-#: What outlives what when manifests disagree: evidence of a purchase is stronger than the lack of it.
-_RANK = {NOT_SUBMITTED: 0, POSTPONED: 0, FAILED: 0, UNKNOWN: 1, SUBMITTED: 2, STORED: 3}
-
-
-def _default_price(body: Mapping[str, Any]) -> float:
-    return expected_credits(body, {})
+#: What ``settle`` says of a row with an unknown outcome that shall be sent again; else a music task id.
+RESUBMIT = str(UnknownOutcome.RESUBMIT)
 
 
 def plan_rows(
     rows: Iterable[PromptRow],
     folder: ObjectStoragePath,
+    hook: MusicAPIHook,
     *,
-    account: str,
-    settle: Mapping[str, str] | None = None,
+    run_id: str,
     max_credits: float | None = None,
-    price: Callable[[Mapping[str, Any]], float] = _default_price,
+    settle: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """
-    Compare a table with the manifests below a folder: what is stored is done, what is bought is collected.
+    Find out what is done, what is bought and what is to be bought; buys nothing.
 
-    :param account: The connection id; another account is another purchase.
+    Asks the API (free) about music tasks that are bought and not stored: those that failed are bought anew.
+
+    :param run_id: The dag run: what it has spent already counts, should it be planned again.
+    :param max_credits: What this run may spend, by expected prices; rows that do not fit are
+        :data:`POSTPONED`, in the table's order, rows that have failed before last.
     :param settle: Decisions about rows with an unknown outcome, by prompt id: the id of the music task that
         was found at the vendor, or :data:`RESUBMIT`.
-    :param max_credits: What this run may spend; rows that do not fit are :data:`POSTPONED`, in the table's
-        order. Counted by ``price``, so it is as right as the prices are.
-    :param price: The credits that a body will cost; ``hook.expected_credits`` knows the connection's prices.
     :return: One entry per row: ``prompt_id, body, fingerprint, state, music_task_id, tracks, credits``, the
-        last four as they stand before this run.
-    :raises MusicAPIConfigurationError: a decision about a row that needs none, or no amount; nothing was
-        bought.
+        last four as they stand before this run, and ``decision``.
+    :raises MusicAPIConfigurationError: an impossible limit or decision; nothing was bought.
     """
-    history = read_history(folder)
-    plan = [_planned(row, history, account) for row in rows]
-    _decide(plan, settle or {})
+    stored = read_stored(folder)
+    plan = [_planned(row, folder, hook, stored) for row in rows]
+    _decide(plan, settle or {}, hook)
     counts = {state: sum(entry["state"] == state for entry in plan) for state in (STORED, SUBMITTED, UNKNOWN)}
-    log.info("%d rows; known from earlier runs: %s", len(plan), counts)
+    log.info("%d rows; known from earlier: %s", len(plan), counts)
     if max_credits is not None:
-        _postpone(plan, max_credits, price)
+        _postpone(plan, folder, hook, run_id=run_id, max_credits=max_credits)
     return plan
-
-
-def _planned(
-    row: PromptRow, history: Mapping[tuple[str, str], Mapping[str, Any]], account: str
-) -> dict[str, Any]:
-    fingerprint = fingerprint_of(row.body, account=account)
-    known = history.get((row.prompt_id, fingerprint), {})
-    names: dict[str, Any] = {"state": NOT_SUBMITTED, "music_task_id": None, "tracks": [], "credits": 0.0}
-    entry = {name: known.get(name, default) for name, default in names.items()}
-    if entry["state"] == POSTPONED:
-        entry["state"] = NOT_SUBMITTED
-    return {"prompt_id": row.prompt_id, "body": row.body, "fingerprint": fingerprint, **entry}
-
-
-def _decide(plan: Sequence[dict[str, Any]], settle: Mapping[str, str]) -> None:
-    """Carry out decisions about unknown outcomes."""
-    unknown = {entry["prompt_id"]: entry for entry in plan if entry["state"] == UNKNOWN}
-    for prompt_id, decision in settle.items():
-        if prompt_id not in unknown or not isinstance(decision, str) or not decision.strip():
-            raise MusicAPIConfigurationError(
-                f"settle: {prompt_id!r}: {decision!r} decides nothing; nothing was bought.",
-                next_step=f"give a music task id or {RESUBMIT!r} for rows with an unknown outcome "
-                f"({', '.join(unknown) or 'there is none'}).",
-            )
-        entry = unknown[prompt_id]
-        if decision.strip() == RESUBMIT:
-            entry["state"] = NOT_SUBMITTED
-        else:
-            entry.update(state=SUBMITTED, music_task_id=decision.strip())
-        log.info("%s: settled as decided: %s", prompt_id, decision)
-
-
-def _postpone(
-    plan: Sequence[dict[str, Any]], max_credits: float, price: Callable[[Mapping[str, Any]], float]
-) -> None:
-    """Leave for a later run what this run may not pay for."""
-    if not max_credits >= 0:  # also refuses NaN
-        raise MusicAPIConfigurationError(
-            f"max_credits must be 0 or more; got {max_credits!r}. Nothing was bought.",
-            next_step="give the credits that one run may spend.",
-        )
-    left, postponed = max_credits, 0
-    for entry in plan:
-        if entry["state"] in (NOT_SUBMITTED, FAILED):
-            cost = price(entry["body"])
-            if postponed or cost > left:
-                entry["state"] = POSTPONED
-                postponed += 1
-            else:
-                left -= cost
-    log.info("This run will spend about %g credits (max_credits is %g).", max_credits - left, max_credits)
-    if postponed:
-        log.warning("%d rows are left for a later run: max_credits does not cover them.", postponed)
 
 
 def rows_to_do(plan: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     Return what this run must work on, as arguments for the mapped tasks.
 
-    Rows with an unknown outcome are left out: buying them again could pay twice.
+    Rows with an unknown outcome are left out unless somebody has decided: sending them again could pay twice.
 
-    :return: Per row ``prompt_id, body, adopt_music_task_id``; the id where an earlier run has bought it.
+    :return: Per row ``prompt_id, body, adopt_music_task_id, on_unknown_outcome``.
     """
     return [
         {
             "prompt_id": entry["prompt_id"],
             "body": entry["body"],
-            "adopt_music_task_id": entry["music_task_id"] if entry["state"] == SUBMITTED else None,
+            "adopt_music_task_id": entry["decision"] if entry["decision"] != RESUBMIT else None,
+            "on_unknown_outcome": RESUBMIT if entry["decision"] == RESUBMIT else str(UnknownOutcome.FAIL),
         }
         for entry in plan
         if entry["state"] in (NOT_SUBMITTED, FAILED, SUBMITTED)
+        or (entry["state"] == UNKNOWN and entry["decision"])
     ]
 
 
-def row_results(
-    ti: Any, rows: Sequence[Mapping[str, Any]], hook: MusicAPIHook, *, create: str, store: str
-) -> dict[str, dict[str, Any]]:
+def complete_plan(
+    plan: Iterable[Mapping[str, Any]],
+    tracks: Mapping[str, Sequence[Mapping[str, Any]]],
+    folder: ObjectStoragePath,
+    hook: MusicAPIHook,
+) -> list[dict[str, Any]]:
     """
-    Return what the mapped tasks of the rows have left behind, by prompt id; see :func:`complete_plan`.
+    Return the manifest: the plan's entries as they stand now, by the records.
 
     Asks the API (free) about music tasks without stored tracks: have they failed, or may they still come?
 
-    :param ti: The task instance that asks.
-    :param rows: As :func:`rows_to_do` gave them, in the order of the map indexes.
-    :param create: Task id of the create operator.
-    :param store: Task id of the store operator.
+    :param tracks: Records of stored tracks by prompt id; those of another music task are passed over.
+    :return: Per row ``prompt_id, body, fingerprint, state, music_task_id, tracks, credits, lost_credits``;
+        ``credits`` at expected prices, ``None`` where nobody knows whether it was paid.
     """
-    results = {}
-    for index, row in enumerate(rows):
-        name = row["prompt_id"]
-        submission = ti.xcom_pull(task_ids=create, key="submission", map_indexes=index) or {}
-        if submission.get("prompt_id") != name:
-            continue  # an earlier row of this index left it behind; this one's task has not begun
-        id_ = ti.xcom_pull(task_ids=create, key="music_task_id", map_indexes=index)
-        tracks = ti.xcom_pull(task_ids=store, map_indexes=index) or []
-        tracks = [track for track in tracks if track.get("music_task_id") == id_]
-        failed = bool(id_ and not tracks) and hook.has_failed(id_)
-        results[name] = {
-            "submission": submission["state"],
-            "music_task_id": id_,
-            "tracks": tracks,
-            "failed": failed,
-            "credits": 0.0 if failed else submission.get("credits"),
-        }
-    return results
+    manifest = []
+    for entry in plan:
+        now = {name: value for name, value in entry.items() if name != "decision"}
+        if entry["state"] != STORED:
+            known = _standing(folder, entry)
+            found = [one for one in tracks.get(entry["prompt_id"]) or [] if _is_of(one, known)]
+            state = entry["state"] if entry["state"] == POSTPONED else _state(known, found, hook)
+            now.update(state=state, music_task_id=known.music_task_id, tracks=found)
+            now.update(credits=_credits(known, state), lost_credits=known.lost_credits)
+        manifest.append(now)
+    return manifest
 
 
-def complete_plan(
-    plan: Iterable[Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def credits_of_run(
+    manifest: Iterable[Mapping[str, Any]], folder: ObjectStoragePath, run_id: str
+) -> tuple[float, float]:
     """
-    Join the plan with what became of the rows that were worked on.
+    Return what a dag run has spent, and what it may have spent beside that, at expected prices.
 
-    :param results: By ``prompt_id``: ``submission``, ``music_task_id`` and ``credits`` of the create task,
-        ``tracks`` of the store task, ``failed`` where the API says that the music task failed; absent or
-        ``None`` where there is nothing.
-    :return: The manifest: the plan's entries as they stand now. ``credits`` are expected prices; ``None``
-        where nobody knows whether it was paid.
+    Counts the last request for each row; what was refunded, or paid by another run, is not this run's.
     """
-    return [{**entry, **_outcome(results.get(entry["prompt_id"]) or {}, entry)} for entry in plan]
+    spent = perhaps = 0.0
+    for entry in manifest:
+        known = _standing(folder, entry)
+        if known.bought_in.rpartition("#")[0] == run_id:
+            perhaps += known.price if known.state == UNKNOWN else 0.0
+            spent += known.price if known.state == SUBMITTED and entry["state"] != FAILED else 0.0
+    return spent, perhaps
 
 
-def _outcome(result: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    music_task_id = result.get("music_task_id")
-    # What an earlier run has paid for is adopted by this one, which then pays nothing.
-    known = {"music_task_id": music_task_id, "credits": result.get("credits") or entry.get("credits", 0.0)}
-    if result.get("tracks"):
-        return {**known, "state": STORED, "tracks": list(result["tracks"])}
-    if result.get("failed"):
-        return {**known, "state": FAILED, "tracks": [], "credits": 0.0}
-    if music_task_id:
-        return {**known, "state": SUBMITTED, "tracks": []}
-    if not result.get("submission"):
-        return {}
-    return {"state": result["submission"], "credits": None if result["submission"] == UNKNOWN else 0.0}
+def _planned(
+    row: PromptRow,
+    folder: ObjectStoragePath,
+    hook: MusicAPIHook,
+    stored: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> dict[str, Any]:
+    fingerprint = fingerprint_of(row.body, account=hook.account)
+    entry: dict[str, Any] = {"prompt_id": row.prompt_id, "body": row.body, "fingerprint": fingerprint}
+    entry |= {"tracks": [], "lost_credits": 0.0, "decision": None}
+    if known := stored.get((row.prompt_id, fingerprint)):
+        names = ("music_task_id", "tracks", "credits", "lost_credits")
+        return {**entry, "state": STORED, **{name: known.get(name, entry.get(name)) for name in names}}
+    now = _standing(folder, entry)
+    state = FAILED if now.music_task_id and hook.has_failed(now.music_task_id) else now.state
+    credits = {"credits": _credits(now, state), "lost_credits": now.lost_credits}
+    return {**entry, "state": state, "music_task_id": now.music_task_id, **credits}
 
 
-def read_history(folder: ObjectStoragePath) -> dict[tuple[str, str], dict[str, Any]]:
-    """
-    Return what is known of each row, by prompt id and fingerprint, from all manifests below a folder.
+def _standing(folder: ObjectStoragePath, entry: Mapping[str, Any]) -> Standing:
+    fingerprint = entry["fingerprint"]
+    return standing(FolderRecords(folder, entry["prompt_id"], fingerprint), fingerprint)
 
-    Later entries count more, but a purchase is never forgotten for an entry that knows of none. A line that
-    is no entry is passed over with a warning; a storage that does not answer is an error, since planning
-    without history would buy again.
-    """
-    entries: list[tuple[str, int, tuple[str, str], dict[str, Any]]] = []
-    manifests = folder / "manifests"
-    if not manifests.exists():
-        return {}
-    for path in manifests.glob("*.jsonl"):
-        if not path.is_file():
+
+def _state(known: Standing, tracks: Sequence[Mapping[str, Any]], hook: MusicAPIHook) -> str:
+    if tracks:
+        return STORED
+    return FAILED if known.music_task_id and hook.has_failed(known.music_task_id) else known.state
+
+
+def _credits(known: Standing, state: str) -> float | None:
+    """Return what a row has cost: the last purchase of a failed one was refunded."""
+    if known.credits is None or state != FAILED:
+        return known.credits
+    return known.credits - known.price
+
+
+def _is_of(track: Mapping[str, Any], known: Standing) -> bool:
+    return known.music_task_id is not None and track.get("music_task_id") == known.music_task_id
+
+
+def _decide(plan: Sequence[dict[str, Any]], settle: Mapping[str, str], hook: MusicAPIHook) -> None:
+    """Take decisions into the plan; the create operator carries them out."""
+    rows = {entry["prompt_id"]: entry for entry in plan}
+    owners = {entry["music_task_id"]: entry["prompt_id"] for entry in plan if entry["music_task_id"]}
+    for prompt_id, given in settle.items():
+        decision = given.strip() if isinstance(given, str) else ""
+        if prompt_id not in rows or not decision:
+            raise _no_decision(prompt_id, given, f"rows of the table: {', '.join(rows)}")
+        entry = rows[prompt_id]
+        if entry["state"] == STORED or (entry["state"] != UNKNOWN and decision == RESUBMIT):
+            log.warning("settle: %s needs no decision, it is %s.", prompt_id, entry["state"])
             continue
+        if decision != RESUBMIT:
+            if owners.setdefault(decision, prompt_id) != prompt_id:
+                raise _no_decision(prompt_id, given, f"that is the music task of {owners[decision]!r}")
+            try:
+                hook.get_task(decision)
+            except MusicAPIUnknownTaskError as error:
+                raise _no_decision(prompt_id, given, str(error)) from error
+        entry["decision"] = decision
+        log.info("settle: %s: %s", prompt_id, decision)
+
+
+def _no_decision(prompt_id: str, given: Any, reason: str) -> MusicAPIConfigurationError:
+    return MusicAPIConfigurationError(
+        f"settle: {prompt_id!r}: {given!r} cannot be carried out ({reason}); nothing was bought.",
+        next_step=f"give the id of the row's music task as it stands in your account, or {RESUBMIT!r}.",
+    )
+
+
+def _postpone(
+    plan: Sequence[dict[str, Any]],
+    folder: ObjectStoragePath,
+    hook: MusicAPIHook,
+    *,
+    run_id: str,
+    max_credits: float,
+) -> None:
+    """Leave for a later run what this run may not pay for."""
+    # Rows that keep failing must not keep the others from their turn.
+    dear = sorted((entry for entry in plan if _costs(entry)), key=lambda entry: entry["state"] == FAILED)
+    prices = [hook.expected_credits(entry["body"]) for entry in dear]
+    if not max_credits >= max([0.0, *prices]):  # also refuses NaN
+        raise MusicAPIConfigurationError(
+            f"max_credits must cover at least one row; got {max_credits!r}, and a row costs up to "
+            f"{max([0.0, *prices]):g}. Nothing was bought.",
+            next_step="give the credits that one run may spend.",
+        )
+    left = max_credits - sum(credits_of_run(plan, folder, run_id))
+    buying, postponed = 0.0, 0
+    for entry, price in zip(dear, prices, strict=True):
+        if postponed or buying + price > left:
+            postponed += 1
+            if entry["state"] == UNKNOWN:
+                log.warning("settle: %s is not carried out: it is postponed.", entry["prompt_id"])
+                entry["decision"] = None  # the row stays an unknown outcome
+            else:
+                entry["state"] = POSTPONED
+        else:
+            buying += price
+    log.info("This run will spend about %g credits (max_credits is %g).", buying, max_credits)
+    if postponed:
+        log.warning("%d rows are left for a later run: max_credits does not cover them.", postponed)
+
+
+def _costs(entry: Mapping[str, Any]) -> bool:
+    if entry["state"] == UNKNOWN:
+        return bool(entry["decision"] == RESUBMIT)
+    return entry["state"] in (NOT_SUBMITTED, FAILED) and entry["decision"] is None
+
+
+def read_stored(folder: ObjectStoragePath) -> dict[tuple[str, str], dict[str, Any]]:
+    """
+    Return the entries of stored rows, by prompt id and fingerprint, from all manifests below a folder.
+
+    A line that is no entry is passed over with a warning; a storage that does not answer is an error.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    manifests = folder / "manifests"
+    try:  # not exists() or glob(): they find nothing as well when the storage does not answer
+        names = [
+            str(one["name"]) for one in manifests.fs.ls(manifests.path, detail=True) if one["type"] == "file"
+        ]
+    except FileNotFoundError:
+        return found
+    for path in (manifests / name.rpartition("/")[2] for name in names if name.endswith(".jsonl")):
         for line in path.read_bytes().decode("utf-8", errors="replace").split("\n"):
             if not line.strip():
                 continue
             try:
                 entry = json.loads(line)
-                key = (entry["prompt_id"], entry["fingerprint"])
-                entries.append((str(entry["written_at"]), _RANK[entry["state"]], key, entry))
+                key, written_at = (entry["prompt_id"], entry["fingerprint"]), str(entry["written_at"])
+                if entry["state"] != STORED or not isinstance(entry["tracks"], list):
+                    continue
+                if key not in found or written_at >= found[key]["written_at"]:
+                    found[key] = {**entry, "written_at": written_at}
             except (ValueError, TypeError, KeyError, RecursionError):
                 log.warning("%s holds a line that is no manifest entry: %.80s", path, line)
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for _, _, key, entry in sorted(entries, key=lambda item: item[:3]):
-        if key not in found or _overrules(entry, found[key]):
-            found[key] = entry
     return found
-
-
-def _overrules(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    if new["state"] == FAILED and old["state"] == SUBMITTED:
-        # Only the proof that this very music task has failed, and was refunded, undoes a purchase.
-        return bool(new["music_task_id"] == old["music_task_id"])
-    return _RANK[new["state"]] >= _RANK[old["state"]]
 
 
 def write_manifest_file(folder: ObjectStoragePath, run_id: str, manifest: Sequence[Mapping[str, Any]]) -> str:
     """
     Write the manifest as JSON Lines to a new file in ``manifests/`` below the folder, named after the run.
 
-    No manifest is ever overwritten: it may be the only record of a purchase.
+    No manifest is ever overwritten: it says what is stored.
 
     :return: The file's URI.
     """

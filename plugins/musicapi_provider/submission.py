@@ -50,6 +50,11 @@ log = logging.getLogger(__name__)
 KEY = "musicapi_submissions"
 #: How a purchase stands: the id is known; it may be paid, since the answer was lost; nothing is paid.
 SUBMITTED, UNKNOWN, NOT_SUBMITTED = "submitted", "unknown outcome", "not submitted"
+#: What to do about a lost answer.
+WAYS_ON = (
+    "look into the account's history at the vendor. If the music task is there, set adopt_music_task_id to "
+    'its id; if it is not, set on_unknown_outcome="resubmit". Then clear the task.'
+)
 #: Seconds between tries to write to the store after a purchase.
 STORE_PAUSE = 1.0
 
@@ -80,12 +85,15 @@ class Record:
     What is known of the purchases of one body by one Airflow task.
 
     :param at: ISO time (UTC) at which the last request was about to leave.
-    :param generation: Changes with each clear of the task and not with its retries.
+    :param generation: Dag run and clear; the same for all retries in between.
     :param music_task_id: The last purchase; ``None`` while it is only an intent.
     :param earlier: Ids of earlier purchases that the last one replaced; never forgotten.
     :param lost_at: Times of creates whose answers were lost and that were sent again by policy.
     :param balance: Credits on the account just before the last request; ``None``: not known.
-    :param credits: What the last request was expected to cost; ``None``: not bought here, but adopted.
+    :param credits: What the last request was expected to cost; 0 for what was adopted.
+    :param spent: What earlier purchases that were not refunded were expected to cost.
+    :param lost: What creates whose answers were lost, and that were sent again, may have cost.
+    :param bought_in: The generation in which the last request was about to leave; adopting keeps it.
     """
 
     at: str
@@ -94,7 +102,10 @@ class Record:
     earlier: tuple[str, ...] = ()
     lost_at: tuple[str, ...] = ()
     balance: float | None = None
-    credits: float | None = None
+    credits: float = 0.0
+    spent: float = 0.0
+    lost: float = 0.0
+    bought_in: str = ""
 
     @property
     def is_intent(self) -> bool:
@@ -102,14 +113,21 @@ class Record:
         return self.music_task_id is None
 
     @classmethod
-    def after(cls, before: Record | None, generation: str) -> Record:
-        """Return a new intent that remembers everything about the purchases before it."""
+    def after(cls, before: Record | None, generation: str, *, refunded: bool = False) -> Record:
+        """
+        Return a new intent that remembers everything about the purchases before it.
+
+        :param refunded: The purchase before it has failed and was refunded.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         if before is None:
-            return cls(now, generation)
+            return cls(now, generation, bought_in=generation)
+        intent = replace(before, at=now, generation=generation, music_task_id=None, bought_in=generation)
+        intent = replace(intent, balance=None, credits=0.0)
         if before.music_task_id is None:
-            return cls(now, generation, earlier=before.earlier, lost_at=(*before.lost_at, before.at))
-        return cls(now, generation, earlier=(*before.earlier, before.music_task_id), lost_at=before.lost_at)
+            return replace(intent, lost_at=(*before.lost_at, before.at), lost=before.lost + before.credits)
+        earlier = (*before.earlier, before.music_task_id)
+        return replace(intent, earlier=earlier, spent=before.spent + (0.0 if refunded else before.credits))
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -120,15 +138,17 @@ class Record:
         if not all(isinstance(items, list) for items in lists.values()):
             raise TypeError("earlier and lost_at must be lists")
         record = cls(**{**value, **{name: tuple(items or ()) for name, items in lists.items()}})
-        numbers = (record.balance, record.credits)
-        if not all(number is None or type(number) in (int, float) for number in numbers):
+        numbers = [record.credits, record.spent, record.lost]
+        numbers += [record.balance] if record.balance is not None else []
+        if not all(type(number) in (int, float) for number in numbers):
             raise TypeError("balance and credits must be numbers")
         texts = [record.at, *record.earlier, *record.lost_at]
         texts += [record.music_task_id] if record.music_task_id is not None else []
-        if not all(isinstance(text, str) and text for text in texts) or not isinstance(
-            record.generation, str
-        ):
+        labels = (record.generation, record.bought_in)
+        if not all(isinstance(text, str) and text for text in texts):
             raise TypeError("ids and times must be texts")
+        if not all(isinstance(label, str) for label in labels):
+            raise TypeError("generations must be texts")
         return record
 
     def as_json(self) -> dict[str, Any]:
@@ -149,9 +169,10 @@ class Ledger:
         try:
             self._records = {} if value is None else _records(value)
         except TypeError as error:
+            place = getattr(store, "place", f"task state {KEY!r}")
             raise MusicAPIConfigurationError(
-                f"The task state {KEY!r} is unreadable ({error}); nothing was sent.",
-                next_step="delete this task state if you are sure that nothing was bought.",
+                f"The submission record in the {place} is unreadable ({error}); nothing was sent.",
+                next_step="delete it if you are sure that nothing was bought.",
             ) from error
 
     def get(self, fingerprint: str) -> Record | None:
@@ -184,12 +205,14 @@ class Submitted:
     The music task to wait for.
 
     :param bought: Whether this very call bought it.
-    :param credits: What it was expected to cost when this Airflow task bought it, now or earlier.
+    :param credits: Expected price of all that is on record as spent for it.
+    :param lost_credits: What creates whose answers were lost may have cost beside that.
     """
 
     music_task_id: str
     bought: bool
     credits: float = 0.0
+    lost_credits: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +221,18 @@ class Standing:
     How a purchase stands by the record.
 
     :param state: :data:`SUBMITTED`, :data:`UNKNOWN` or :data:`NOT_SUBMITTED`.
-    :param credits: What it was expected to cost; ``None`` where nobody knows whether it was paid.
+    :param credits: What was spent for it, at expected prices; ``None`` where nobody knows.
+    :param lost_credits: What creates whose answers were lost may have cost beside that.
+    :param price: Expected price of the last request, paid or perhaps paid.
+    :param bought_in: The generation that sent it.
     """
 
     state: str
     music_task_id: str | None = None
     credits: float | None = None
+    lost_credits: float = 0.0
+    price: float = 0.0
+    bought_in: str = ""
 
 
 def fingerprint_of(body: Mapping[str, Any], *, account: str) -> str:
@@ -256,13 +285,14 @@ def submit(
     record = ledger.get(fingerprint)
     if record is not None and record.is_intent:
         _settle_intent(client, record, fingerprint, on_unknown_outcome)
-    elif record is not None and not _is_due_again(client, record, generation, force_new=force_new):
+    due = _due_again(client, record, generation, force_new=force_new)
+    if record is not None and due is None:
         log.info(
             "Nothing is bought: music task %s was submitted at %s for the same body and is collected.",
             record.music_task_id,
             record.at,
         )
-        return Submitted(str(record.music_task_id), bought=False, credits=record.credits or 0.0)
+        return _submitted(record, bought=False)
     for print_, other in ledger.others(fingerprint).items():
         if other.is_intent and other.generation == generation:
             _settle_intent(client, other, print_, on_unknown_outcome)
@@ -270,11 +300,16 @@ def submit(
             bought = f"music task {other.music_task_id}" if other.music_task_id else "with unknown outcome"
             log.warning("The body has changed since %s (%s): this is a new purchase.", other.at, bought)
     cost = client.settings.expected_credits(body)
-    intent = replace(
-        Record.after(record, generation), balance=_balance(client, cost, check=credit_check), credits=cost
-    )
-    music_task_id = _buy(client, body, ledger, fingerprint, intent, on_unknown_outcome)
-    return Submitted(music_task_id, bought=True, credits=cost)
+    intent = replace(Record.after(record, generation, refunded=due is _Due.REFUNDED), credits=cost)
+    try:
+        intent = replace(intent, balance=_balance(client, cost, check=credit_check))
+        return _submitted(_buy(client, body, ledger, fingerprint, intent, on_unknown_outcome), bought=True)
+    except MusicAPIError as error:
+        if record is not None and record.is_intent and error.spent is not Spent.UNKNOWN:
+            error.spent = Spent.UNKNOWN
+            evidence = _evidence(client, record, fingerprint)
+            error.message += f" An earlier create may have been booked all the same. {evidence}"
+        raise
 
 
 def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, generation: str) -> Submitted:
@@ -284,17 +319,23 @@ def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, gener
     earlier = Record.after(before, generation).earlier
     kept = tuple(id_ for id_ in earlier if id_ != music_task_id)
     lost_at = before.lost_at if before else ()
-    # What settles a lost answer, or was on record already, was paid for by this Airflow task.
-    ours = before is not None and before.music_task_id in (None, music_task_id)
-    credits = before.credits if before is not None and ours else None
-    now = Record.after(None, generation).at
-    ledger.put(fingerprint, Record(now, generation, music_task_id, kept, lost_at, credits=credits))
-    return Submitted(music_task_id, bought=False, credits=credits or 0.0)
+    record = Record(Record.after(None, generation).at, generation, music_task_id, kept, lost_at)
+    if before is not None:
+        # What settles a lost answer, or was on record already, was paid for here; else something else was.
+        ours = before.music_task_id in (None, music_task_id)
+        spent = before.spent + (0.0 if ours else before.credits)
+        record = replace(record, credits=before.credits if ours else 0.0, spent=spent, lost=before.lost)
+        record = replace(record, bought_in=before.bought_in if ours else "")
+    ledger.put(fingerprint, record)
+    return _submitted(record, bought=False)
 
 
 def standing(store: SubmissionStore, fingerprint: str | None) -> Standing:
     """
     Say how the purchase of a body stands by the record; never raises.
+
+    A body without a record is unknown, too, while the answer about another body of this task is lost: a body
+    that changes from try to try must not look unpaid.
 
     :param fingerprint: ``None`` where the body itself is not known: then any record makes it unknown.
     """
@@ -304,28 +345,55 @@ def standing(store: SubmissionStore, fingerprint: str | None) -> Standing:
         return Standing(UNKNOWN)
     record = ledger.get(fingerprint) if fingerprint else None
     if record is None:
-        undecided = not fingerprint and ledger.others("")
+        others = ledger.others(fingerprint or "").values()
+        undecided = others if not fingerprint else any(other.is_intent for other in others)
         return Standing(UNKNOWN) if undecided else Standing(NOT_SUBMITTED, credits=0.0)
+    known = Standing(
+        SUBMITTED,
+        record.music_task_id,
+        credits=record.spent + record.credits,
+        lost_credits=record.lost,
+        price=record.credits,
+        bought_in=record.bought_in,
+    )
     if record.is_intent:
-        return Standing(UNKNOWN)
-    return Standing(SUBMITTED, record.music_task_id, record.credits or 0.0)
+        return replace(known, state=UNKNOWN, credits=None, lost_credits=record.lost + record.credits)
+    return known
 
 
-def _is_due_again(client: MusicAPIClient, record: Record, generation: str, *, force_new: bool) -> bool:
-    """Tell whether a recorded purchase is over and another one is due: failed, or forced."""
-    forced = force_new and record.generation != generation
+def _submitted(record: Record, *, bought: bool) -> Submitted:
+    credits = record.spent + record.credits
+    return Submitted(str(record.music_task_id), bought, credits=credits, lost_credits=record.lost)
+
+
+class _Due(StrEnum):
+    """Why a purchase is due."""
+
+    FIRST = "nothing is on record"
+    LOST = "the policy sends again what was lost"
+    REFUNDED = "the last one failed and was refunded"
+    FORCED = "another one is wanted beside the last"
+
+
+def _due_again(
+    client: MusicAPIClient, record: Record | None, generation: str, *, force_new: bool
+) -> _Due | None:
+    """Say why a purchase is due; ``None``: collect what is on record."""
+    if record is None or record.is_intent:
+        return _Due.FIRST if record is None else _Due.LOST
+    forced = _Due.FORCED if force_new and record.generation != generation else None
     try:
         task = client.get_task(str(record.music_task_id))
     except MusicAPIUnknownTaskError:
         return forced  # too young or expired: no proof of a refund
-    verdict = judge(task, allow_http=client.settings.allow_http_audio, confirmed=forced)
+    verdict = judge(task, allow_http=client.settings.allow_http_audio, confirmed=forced is not None)
     if verdict.state is State.FAILED:
         log.info("Music task %s failed (%s); it is bought anew.", record.music_task_id, verdict.reason)
-        return True
+        return _Due.REFUNDED
     if forced and verdict.is_final:
         log.info("force_new: bought again beside music task %s.", record.music_task_id)
-        return True
-    return False
+        return forced
+    return None
 
 
 def _balance(client: MusicAPIClient, cost: float, *, check: bool) -> float | None:
@@ -361,7 +429,7 @@ def _buy(
     fingerprint: str,
     intent: Record,
     policy: UnknownOutcome,
-) -> str:
+) -> Record:
     before = ledger.get(fingerprint)
     ledger.put(fingerprint, intent)
     log.info("Submitting %s to %s", body.get("title") or body.get("task_type"), client.settings.base_url)
@@ -373,18 +441,19 @@ def _buy(
             raise
         # Otherwise the intent stays: it is the evidence.
         error.message = f"{error.message} {_evidence(client, intent, fingerprint)}"
+        error.next_step = WAYS_ON
         if policy is UnknownOutcome.RESUBMIT:
             error.retryable = True
             error.next_step = (
-                'the next retry of this task sends it again, as on_unknown_outcome="resubmit" says; if the '
-                "first one was booked, that pays twice."
+                'the task\'s next retry sends it again, as on_unknown_outcome="resubmit" says (if none is '
+                "left, clear the task); if the first one was booked, that pays twice."
             )
         raise
     # On record here first: this cannot fail.
     log.info("Music task %s is bought (about %g credits).", music_task_id, intent.credits)
     bought = replace(intent, music_task_id=music_task_id)
     _stubbornly(lambda: ledger.put(fingerprint, bought), f"The record of music task {music_task_id}")
-    return music_task_id
+    return bought
 
 
 def _stubbornly(write: Callable[[], None], what: str) -> None:
@@ -412,7 +481,8 @@ def _settle_intent(client: MusicAPIClient, record: Record, fingerprint: str, pol
         return
     raise MusicAPIAmbiguousSubmitError(
         "An earlier try was about to send a create, and its answer was never recorded: it may have been "
-        f"booked. {evidence}"
+        f"booked. {evidence}",
+        next_step=WAYS_ON,
     )
 
 
@@ -422,16 +492,20 @@ def _evidence(client: MusicAPIClient, record: Record, fingerprint: str) -> str:
         now = client.get_credits(retry=False).total
     except MusicAPIError:
         now = None
+    age = (datetime.now(UTC) - datetime.fromisoformat(record.at)).total_seconds()
     facts = [
-        f"It was sent at {record.at} (fingerprint {fingerprint})",
-        f"the balance was {_credits(record.balance)} before and is {_credits(now)} now",
+        f"it was on record at {record.at}, just before it was to be sent (fingerprint {fingerprint})",
+        f"the balance was {_credits(record.balance)} then and is {_credits(now)} now, {age:.0f} s later",
         f"the price is about {_credits(record.credits)}",
     ]
-    earlier = f" Earlier music tasks of this body: {', '.join(record.earlier)}." if record.earlier else ""
+    if record.lost_at:
+        facts.append(f"other creates without an answer: {', '.join(record.lost_at)}")
+    if record.earlier:
+        facts.append(f"earlier music tasks of this body: {', '.join(record.earlier)}")
     return (
-        f"Evidence: {'; '.join(facts)}. A balance that fell by the price means that it was booked, an "
-        "unchanged one that it was not, or that it failed and was refunded; either only if nothing else was "
-        f"paid from or into the account since then.{earlier}"
+        f"Evidence: {'; '.join(facts)}. A balance that fell by the price means that it was booked. One that "
+        "is still unchanged after some minutes means that it was not, or that it failed and was refunded. "
+        "Either holds only if nothing else was paid from or into the account."
     )
 
 

@@ -98,7 +98,7 @@ def test_prompt_table_becomes_tracks(
     assert "Pausing task as DEFERRED" in logs(), "no sensor deferred"
     with sqlite3.connect(database()) as db:
         extras = [json.loads(extra) for (extra,) in db.execute("select extra from asset_event")]
-    counts = {"rows": len(rows), "tracks": 2 * len(rows), "credits": 15 * len(rows)}
+    counts = {"rows": len(rows), "tracks": 2 * len(rows), "credits": 15.0 * len(rows), "lost_credits": 0.0}
     assert counts.items() <= extras[-1].items()
 
 

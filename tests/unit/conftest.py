@@ -103,6 +103,7 @@ def task_instance() -> MagicMock:
     """Return a task instance of a first try; ``xcom_push`` records."""
     instance = MagicMock(spec=RuntimeTaskInstance)
     instance.max_tries = 0
+    instance.run_id = "manual__1"
     instance.get_first_reschedule_date.return_value = None
     return instance
 

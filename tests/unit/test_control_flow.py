@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout
 
 from musicapi_provider import exceptions
-from musicapi_provider.control_flow import MusicAPIRetryPolicy, airflow_errors, checked_ids
+from musicapi_provider.control_flow import airflow_errors, checked_ids
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
     MusicAPIDeadlineError,
     MusicAPIError,
     MusicAPIInvalidRequestError,
-    MusicAPIThrottledError,
+    MusicAPIModerationError,
+    MusicAPIPartialResultError,
+    MusicAPITaskFailedError,
+    Spent,
 )
-from musicapi_provider.settings import MAX_RETRY_AFTER
 
 
 def _subclasses(cls: type[MusicAPIError]) -> list[type[MusicAPIError]]:
@@ -82,27 +82,23 @@ def test_lost_answer_under_resubmit_is_left_to_the_retries() -> None:
         raise error
 
 
-@pytest.mark.parametrize("error_class", CLASSES, ids=lambda cls: cls.__name__)
-def test_retry_policy_decides_as_the_operators_do(error_class: type[MusicAPIError]) -> None:
-    """One rule for the operators and for tasks of one's own; the reason goes to the log."""
-    error = error_class("what happened")
-    decision = MusicAPIRetryPolicy().evaluate(error, 1, 3)
-
-    assert decision.action is (RetryAction.RETRY if error_class in RETRYABLE else RetryAction.FAIL)
-    assert decision.reason == str(error)
-
-
-@pytest.mark.parametrize(("asked", "delay"), [(None, None), (7.0, 7.0), (1e9, MAX_RETRY_AFTER)])
-def test_retry_policy_waits_as_the_server_asks(asked: float | None, delay: float | None) -> None:
-    """Within bounds; without a word of the server the task's own delay holds."""
-    decision = MusicAPIRetryPolicy().evaluate(MusicAPIThrottledError("slow down", retry_after=asked), 1, 3)
-
-    assert decision.retry_delay == (None if delay is None else timedelta(seconds=delay))
-
-
-def test_retry_policy_leaves_other_errors_to_the_task() -> None:
-    """They are none of ours."""
-    assert MusicAPIRetryPolicy().evaluate(ZeroDivisionError(), 1, 3).action is RetryAction.DEFAULT
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        pytest.param(MusicAPITaskFailedError("failed"), True, id="refunded"),
+        pytest.param(
+            MusicAPITaskFailedError("odd", spent=Spent.UNKNOWN), False, id="not known to be refunded"
+        ),
+        pytest.param(MusicAPIPartialResultError("partial"), False, id="partial"),
+        pytest.param(MusicAPIModerationError("refused"), False, id="content"),
+    ],
+)
+def test_what_was_refunded_is_bought_anew_by_a_retry(error: MusicAPIError, passes: bool) -> None:
+    """Only a task that buys can cure it; a sensor cannot."""
+    with pytest.raises(type(error) if passes else AirflowFailException), airflow_errors(buys=True):
+        raise error
+    with pytest.raises(AirflowFailException), airflow_errors():
+        raise error
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -202,6 +203,9 @@ def test_success_is_booked_once_and_recorded(
         "lost_at": [],
         "balance": 1000,
         "credits": 15,
+        "spent": 0,
+        "lost": 0,
+        "bought_in": FIRST,
     }
 
 
@@ -694,8 +698,10 @@ def test_lost_answer_names_the_evidence(
             buy(client, store)
         text = str(raised.value)
 
-        assert f"at {store.record['at']} (fingerprint {FINGERPRINT})" in text
-        assert f"the balance was 1000 credits before and is {now} credits now; the price is about 15" in text
+        assert f"on record at {store.record['at']}, just before it was to be sent" in text
+        assert f"(fingerprint {FINGERPRINT})" in text
+        assert f"the balance was 1000 credits then and is {now} credits now" in text
+        assert "the price is about 15 credits" in text
         assert "fell by the price means that it was booked" in text
         assert "adopt_music_task_id" in text
         assert "resubmit" in text
@@ -707,7 +713,7 @@ def test_evidence_without_a_balance_says_so(
     """A balance that cannot be read stops nobody who did not ask for a check, and is not invented."""
     simulator.state.scenario("read-500", times=None)
     simulator.state.scenario("drop-after-booking")
-    with pytest.raises(MusicAPIAmbiguousSubmitError, match="balance was unknown before and is unknown now"):
+    with pytest.raises(MusicAPIAmbiguousSubmitError, match="balance was unknown then and is unknown now"):
         buy(client, store)
 
     assert (booked(simulator), store.record["balance"]) == (1, None)
@@ -802,9 +808,79 @@ def test_standing_says_what_was_spent(
 
     assert [before, lost, standing(store, FINGERPRINT)] == [
         Standing(NOT_SUBMITTED, credits=0),
-        Standing(UNKNOWN),
-        Standing(SUBMITTED, found, credits=15),
+        Standing(UNKNOWN, lost_credits=15, price=15, bought_in=FIRST),
+        Standing(SUBMITTED, found, credits=15, price=15, bought_in=FIRST),
     ]
+
+
+def test_every_lost_create_is_in_the_evidence(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """What was sent again by policy may have been paid as well; the balance alone would hide it."""
+    simulator.state.scenario("drop-after-booking", times=2)
+    with pytest.raises(MusicAPIAmbiguousSubmitError):
+        buy(client, store, RESUBMIT)
+    first = store.record["at"]
+    with pytest.raises(
+        MusicAPIAmbiguousSubmitError, match=re.escape(f"other creates without an answer: {first}")
+    ):
+        buy(client, store, RESUBMIT)
+
+    assert standing(store, FINGERPRINT) == Standing(UNKNOWN, lost_credits=30, price=15, bought_in=FIRST)
+
+
+def test_refused_resubmission_does_not_hide_the_first_loss(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """That this one cost nothing does not mean that nothing was paid."""
+    simulator.state.configure(credits=15)
+    simulator.state.scenario("drop-after-booking")
+    with pytest.raises(MusicAPIAmbiguousSubmitError):
+        buy(client, store)
+    for credit_check in (False, True):
+        with pytest.raises(MusicAPICreditsError, match="An earlier create may have been booked") as raised:
+            buy(client, store, RESUBMIT, credit_check=credit_check)
+
+        assert raised.value.spent is Spent.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("ending", "force_new", "spent"),
+    [
+        pytest.param(None, True, 30, id="forced: both are paid"),
+        pytest.param("failed", False, 15, id="refunded: one is paid"),
+    ],
+)
+def test_spent_credits_add_up(
+    client: MusicAPIClient,
+    simulator: SimulatorServer,
+    store: Store,
+    ending: str | None,
+    force_new: bool,
+    spent: float,
+) -> None:
+    """What was paid on purpose counts, what was refunded does not."""
+    if ending:
+        simulator.state.scenario(ending, times=1)
+    simulator.state.finish(buy(client, store).music_task_id)
+    again = buy(client, store, generation=CLEARED, force_new=force_new)
+
+    assert (again.bought, again.credits) == (True, spent)
+    assert standing(store, FINGERPRINT).credits == spent
+
+
+def test_body_without_a_record_is_unknown_while_another_is_open(
+    client: MusicAPIClient, simulator: SimulatorServer, store: Store
+) -> None:
+    """A body that changes from try to try must not look unpaid."""
+    simulator.state.scenario("drop-after-booking")
+    with pytest.raises(MusicAPIAmbiguousSubmitError):
+        buy(client, store)
+    other = fingerprint_of(BODY | OTHER, account="test")
+
+    assert standing(store, other).state == UNKNOWN
+    adopt_it(store, next(iter(simulator.state.jobs)))
+    assert standing(store, other).state == NOT_SUBMITTED
 
 
 def test_what_was_bought_elsewhere_is_not_counted_here(client: MusicAPIClient, store: Store) -> None:

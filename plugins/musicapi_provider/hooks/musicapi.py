@@ -5,7 +5,8 @@ The hook: an Airflow connection becomes a client for MusicAPI.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,8 @@ class MusicAPIHook(HttpHook):
         self.musicapi_conn_id = musicapi_conn_id
         self._retries = retries
         self._async_client: MusicAPIAsyncClient | None = None
+        #: The last music task that :meth:`create` bought.
+        self._bought: str | None = None
 
     # -- connection ----------------------------------------------------------------------------------------
 
@@ -170,15 +173,18 @@ class MusicAPIHook(HttpHook):
             A bare call keeps no record: a retry of the task around it buys again.
             ``MusicAPICreateOperator`` keeps one.
         """
-        return self.client.create(body)
+        self._bought = self.client.create(body)
+        return self._bought
 
     def get_task(self, music_task_id: str) -> MusicTask:
         """Look at a music task; free. See :meth:`MusicAPIClient.get_task`."""
-        return self.client.get_task(music_task_id)
+        with self._not_again():
+            return self.client.get_task(music_task_id)
 
     def get_credits(self) -> Credits:
         """Read the balance; free. See :meth:`MusicAPIClient.get_credits`."""
-        return self.client.get_credits()
+        with self._not_again():
+            return self.client.get_credits()
 
     def expected_credits(self, body: Mapping[str, Any]) -> float:
         """Return the credits that a request body will probably cost (facts 8); asks nobody."""
@@ -188,7 +194,22 @@ class MusicAPIHook(HttpHook):
         self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
     ) -> Any:
         """Call any other endpoint; see :meth:`MusicAPIClient.request`."""
-        return self.client.request(method, path, json=json, params=params)
+        with self._not_again():
+            return self.client.request(method, path, json=json, params=params)
+
+    @contextmanager
+    def _not_again(self) -> Iterator[None]:
+        """Let no error ask for a retry of a task that has bought something: the retry would buy again."""
+        try:
+            yield
+        except MusicAPIError as error:
+            if self._bought is not None and error.retryable:
+                error.retryable = False
+                error.next_step = (
+                    f"music task {self._bought} was bought before this failed; collect it with "
+                    "MusicAPITaskSensor. Trying this task again would buy again."
+                )
+            raise
 
     def has_failed(self, music_task_id: str) -> bool:
         """Tell whether a music task is known to have failed, and is hence refunded (facts 3.3); free."""
@@ -209,13 +230,14 @@ class MusicAPIHook(HttpHook):
         :raises MusicAPIError: failed, or still running at the end of the time.
         """
         ids = [music_task_id] if isinstance(music_task_id, str) else list(music_task_id)
-        tracks = wait_for_tracks(
-            self.client,
-            ids,
-            timeout=timeout,
-            poll_interval=self.settings.poll_interval,
-            fail_on_partial=fail_on_partial,
-        )
+        with self._not_again():
+            tracks = wait_for_tracks(
+                self.client,
+                ids,
+                timeout=timeout,
+                poll_interval=self.settings.poll_interval,
+                fail_on_partial=fail_on_partial,
+            )
         return [track.as_dict() for track in tracks]
 
     async def acreate(self, body: Mapping[str, Any]) -> str:

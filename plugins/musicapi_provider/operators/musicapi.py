@@ -4,13 +4,11 @@ The operators: buy music, store tracks.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator, ObjectStoragePath, conf
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from musicapi_provider.bodies import (
     FIELDS,
@@ -22,12 +20,10 @@ from musicapi_provider.bodies import (
 )
 from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airflow_errors, checked_ids
 from musicapi_provider.exceptions import (
-    MusicAPIConfigurationError,
     MusicAPIInvalidRequestError,
-    MusicAPINotSentError,
-    Spent,
 )
 from musicapi_provider.links import MusicAPIListenLink
+from musicapi_provider.records import FolderRecords, TaskStateRecords
 from musicapi_provider.settings import DEFAULT_CONN_ID
 from musicapi_provider.storage import TrackStore
 from musicapi_provider.submission import (
@@ -45,9 +41,8 @@ from musicapi_provider.waiting import Wait, wait_for_tracks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
-    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
 
-log = logging.getLogger(__name__)
+    from musicapi_provider.submission import SubmissionStore
 
 #: XCom key of the id, pushed before any waiting; the return value may be the tracks.
 MUSIC_TASK_ID_KEY = "music_task_id"
@@ -65,8 +60,9 @@ class MusicAPICreateOperator(WaitsForTracks):
     Returns (XCom) the music task id as a string. With ``wait_for_completion`` it returns the tracks, as
     :class:`~musicapi_provider.sensors.musicapi.MusicAPITaskSensor` does, and the id stands under the key
     ``music_task_id``. Under the key ``submission`` stands what is known of the purchase: ``state``
-    (``submitted``, ``unknown outcome``, ``not submitted``), ``credits`` (expected; ``None`` while nobody
-    knows whether it was paid) and ``prompt_id``.
+    (``submitted``, ``unknown outcome``, ``not submitted``), ``credits`` (spent, at expected prices; ``None``
+    while nobody knows whether it was paid), ``lost_credits`` (what creates whose answers were lost may have
+    cost beside that) and ``prompt_id``.
 
     The body is checked before anything is sent: every wrong field is named with its value and rule. Give the
     fields as arguments, or a whole body as ``body`` (a row of a prompt table). ``task_type`` defaults to
@@ -120,14 +116,17 @@ class MusicAPICreateOperator(WaitsForTracks):
         ``render_template_as_native_obj`` on the DAG makes ``None`` of an empty param.
     :param on_unknown_outcome: ``fail`` (default): an earlier create whose answer was lost ends the task, a
         human decides by the evidence in the message. ``resubmit``: each of Airflow's retries sends it again,
-        and may pay again.
+        and may pay again (templated).
     :param force_new: Pay again on purpose: once for each clear of the task, and only when what was bought
         before is finished. Retries still collect.
     :param credit_check: Send only what the balance covers, by the expected price; an unreadable balance then
         is an error for Airflow's retries. Off by default: the API refuses unpaid by itself (402, 403), and
         prices change without notice (facts 8). The balance is read in any case, as evidence should the
         answer be lost; that is free.
-    :param prompt_id: The prompt table's row that this belongs to, for labels and logs (templated).
+    :param records: Folder, as an object storage URI, whose ``purchases/`` keep the purchase on record beyond
+        the dag run, by ``prompt_id`` and body: a later run, or another map index, collects it (templated).
+        Default: Airflow's task state store, per dag run, task and map index.
+    :param prompt_id: The prompt table's row that this belongs to, for records, labels and logs (templated).
     :raises AirflowFailException: what a retry cannot cure: bad body, key, credits, content, unknown outcome,
         failed music task. Each message says whether credits were spent and what to do.
     :raises MusicAPIError: what a retry can cure; nothing was spent.
@@ -139,8 +138,11 @@ class MusicAPICreateOperator(WaitsForTracks):
         "extra_body",
         *API_FIELDS,
         "adopt_music_task_id",
+        "on_unknown_outcome",
+        "records",
         "prompt_id",
     )
+    buys = True
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "json", "extra_body": "json"}
     operator_extra_links = (MusicAPIListenLink(),)
     ui_color = "#e8def8"
@@ -181,9 +183,10 @@ class MusicAPICreateOperator(WaitsForTracks):
         fail_on_partial: bool = False,
         include_lyrics: bool = False,
         adopt_music_task_id: str | XComArg | None = None,
-        on_unknown_outcome: Literal["fail", "resubmit"] = "fail",
+        on_unknown_outcome: Literal["fail", "resubmit"] | str = "fail",
         force_new: bool = False,
         credit_check: bool = False,
+        records: str | None = None,
         prompt_id: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -221,11 +224,14 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.fail_on_partial = fail_on_partial
         self.include_lyrics = include_lyrics
         self.adopt_music_task_id = adopt_music_task_id
-        self.on_unknown_outcome = UnknownOutcome(on_unknown_outcome)
+        if isinstance(on_unknown_outcome, str) and "{" not in on_unknown_outcome:
+            UnknownOutcome(on_unknown_outcome)  # a slip must not wait for the bad day
+        self.on_unknown_outcome = on_unknown_outcome
+        self.records = records
         self.force_new = force_new
         self.credit_check = credit_check
         self.prompt_id = prompt_id
-        self._records: TaskStateRecords | None = None
+        self._records: SubmissionStore | None = None
         self._fingerprint: str | None = None
 
     def execute(self, context: Context) -> str | list[dict[str, Any]]:
@@ -241,12 +247,13 @@ class MusicAPICreateOperator(WaitsForTracks):
                 self._push_submission(context, standing(self._records, self._fingerprint))
             raise
         music_task_id = submitted.music_task_id
-        self._push_submission(context, Standing(SUBMITTED, music_task_id, submitted.credits))
+        known = Standing(SUBMITTED, music_task_id, submitted.credits, submitted.lost_credits)
+        self._push_submission(context, known)
         if not self.wait_for_completion:
             return music_task_id
         if self.deferrable:
             return self.look_or_defer(Wait([music_task_id], self.timeout))
-        with airflow_errors():
+        with airflow_errors(buys=self.buys):
             tracks = wait_for_tracks(
                 self.hook.client,
                 [music_task_id],
@@ -291,17 +298,29 @@ class MusicAPICreateOperator(WaitsForTracks):
     def _push_submission(self, context: Context, known: Standing) -> None:
         if known.music_task_id:
             context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=known.music_task_id)
-        about = {"state": known.state, "credits": known.credits, "prompt_id": self.prompt_id}
+        about = {
+            **{"state": known.state, "credits": known.credits, "lost_credits": known.lost_credits},
+            "prompt_id": self.prompt_id,
+        }
         context["ti"].xcom_push(key=SUBMISSION_KEY, value=about)
 
     def _submit(self, context: Context) -> Submitted:
-        store = self._records = TaskStateRecords(context)
+        store: SubmissionStore
+        if self.records is None:
+            store = self._records = TaskStateRecords(context)
+        policy = _policy(self.on_unknown_outcome)
         adopted = self.adopt_music_task_id is not None
         body = self._completed_body() if adopted else self.request_body()
         body |= _mapping("extra_body", self.extra_body)
-        fingerprint = self._fingerprint = fingerprint_of(body, account=self.musicapi_conn_id)
-        # Airflow raises max_tries with each clear and leaves it alone for the retries in between.
-        generation = str(context["ti"].max_tries)
+        # A folder may serve several APIs over the years. Within a dag run, though, whoever corrects the
+        # connection's host must not pay again for that.
+        account = self.musicapi_conn_id if self.records is None else self.hook.account
+        fingerprint = self._fingerprint = fingerprint_of(body, account=account)
+        if self.records is not None:
+            store = self._records = FolderRecords(
+                _folder("records", self.records), self.prompt_id or "", fingerprint
+            )
+        generation = generation_of(context["ti"])
         if adopted:
             music_task_id = _one_id(self.adopt_music_task_id)
             self.log.info("Nothing is bought: music task %s is adopted.", music_task_id)
@@ -312,56 +331,10 @@ class MusicAPICreateOperator(WaitsForTracks):
             store,
             fingerprint=fingerprint,
             generation=generation,
-            on_unknown_outcome=self.on_unknown_outcome,
+            on_unknown_outcome=policy,
             force_new=self.force_new,
             credit_check=self.credit_check,
         )
-
-
-class TaskStateRecords:
-    """
-    Submission records in Airflow's task state store: per dag run, task and map index.
-
-    It survives kills, retries and clears; XCom does not, and is never the record. It ends with the dag run
-    (``airflow db clean``, deleting the run), and with success where ``[state_store] clear_on_success`` is on.
-    """
-
-    def __init__(self, context: Context) -> None:
-        try:
-            self._store: TaskStateStoreAccessor = context["task_state_store"]
-        except KeyError as error:
-            raise MusicAPIConfigurationError(
-                "This Airflow has no task state store to record a purchase in; nothing was sent.",
-                next_step="use Airflow 3.3 or later.",
-            ) from error
-        if conf.getboolean("state_store", "clear_on_success", fallback=False):
-            log.warning(
-                "[state_store] clear_on_success is on: Airflow forgets this purchase when the task succeeds, "
-                "and clearing the task then BUYS AGAIN. Turn the option off to be safe."
-            )
-
-    def get(self, key: str) -> Any:
-        """Return the record, or ``None``."""
-        return self._guarded(lambda: self._store.get(key))
-
-    def set(self, key: str, value: dict[str, Any]) -> None:
-        """Write the record; it never expires, since money does not."""
-        self._guarded(lambda: self._store.set(key, value, retention=NEVER_EXPIRE))
-
-    def delete(self, key: str) -> None:
-        """Remove the record."""
-        self._guarded(lambda: self._store.delete(key))
-
-    @staticmethod
-    def _guarded(call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except Exception as error:  # whatever the backend raises: no record, no purchase
-            raise MusicAPINotSentError(
-                f"The task state store failed ({type(error).__name__}: {error}); this try has sent nothing.",
-                spent=Spent.UNKNOWN,  # earlier tries may have bought; that is what cannot be read
-                next_step="look at the API server's log; a later try goes on where this one stopped.",
-            ) from error
 
 
 class MusicAPIStoreTracksOperator(BaseOperator):
@@ -419,7 +392,7 @@ class MusicAPIStoreTracksOperator(BaseOperator):
         with airflow_errors():
             settings = MusicAPIHook(self.musicapi_conn_id).settings
             with TrackStore(
-                _folder(self.destination),
+                _folder("destination", self.destination),
                 settings,
                 max_bytes=self.max_bytes,
                 store_cover=self.store_cover,
@@ -447,6 +420,25 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _policy(value: Any) -> UnknownOutcome:
+    try:
+        return UnknownOutcome(value)
+    except ValueError as error:
+        allowed = " or ".join(repr(str(policy)) for policy in UnknownOutcome)
+        raise MusicAPIInvalidRequestError(
+            f"on_unknown_outcome: must be {allowed}; got {value!r}. Nothing was sent."
+        ) from error
+
+
+def generation_of(ti: Any) -> str:
+    """
+    Return what all tries of a task share and a clear changes.
+
+    Airflow raises max_tries with each clear and leaves it alone for the retries in between.
+    """
+    return f"{ti.run_id}#{ti.max_tries}"
+
+
 def _one_id(value: Any) -> str:
     ids = checked_ids(value)
     if len(ids) != 1:
@@ -464,13 +456,13 @@ def _tracks(value: Any) -> list[Mapping[str, Any]]:
     )
 
 
-def _folder(destination: str) -> ObjectStoragePath:
-    if destination.strip() in ("", "None"):
+def _folder(argument: str, uri: str) -> ObjectStoragePath:
+    if uri.strip() in ("", "None"):
         raise MusicAPIInvalidRequestError(
-            f"destination: must be the URI of a folder; got {destination!r}.",
+            f"{argument}: must be the URI of a folder; got {uri!r}.",
             next_step="give one, such as s3://conn_id@bucket/music or file:///data/music.",
         )
-    return ObjectStoragePath(destination)
+    return ObjectStoragePath(uri)
 
 
 def _seconds(name: str, value: timedelta | float) -> float:

@@ -24,6 +24,7 @@ from musicapi_provider.exceptions import (
     MusicAPIInvalidRequestError,
     MusicAPINotSentError,
     MusicAPIStorageError,
+    MusicAPITaskFailedError,
     MusicAPIThrottledError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
@@ -337,7 +338,7 @@ def test_ambiguous_create_is_sent_again_on_request(
 ) -> None:
     """``resubmit`` is a stated policy: left to the retries, it warns and keeps the lost one on record."""
     simulator.state.scenario("drop-after-booking")
-    with pytest.raises(MusicAPIAmbiguousSubmitError, match="the next retry of this task sends it again"):
+    with pytest.raises(MusicAPIAmbiguousSubmitError, match="the task's next retry sends it again"):
         create_for(on_unknown_outcome="resubmit").execute(context)
     music_task_id = create_for(on_unknown_outcome="resubmit").execute(context)
 
@@ -578,6 +579,17 @@ def test_credits_are_named_again_when_a_retry_collects(
     assert simulator.state.requests[POST] == 1
 
 
+def test_corrected_host_does_not_pay_again(
+    connect: Callable[..., None], simulator: SimulatorServer, context: dict[str, Any]
+) -> None:
+    """Within a dag run the same body on the same connection is the same purchase, whatever its host."""
+    music_task_id = create_for().execute(context)
+    connect(simulator.base_url.replace("127.0.0.1", "localhost"), simulator.api_key)
+
+    assert create_for().execute(context) == music_task_id
+    assert simulator.state.requests[POST] == 1
+
+
 def test_credit_check_is_an_argument(simulator: SimulatorServer, context: dict[str, Any]) -> None:
     """The check ends the task before anything is sent."""
     simulator.state.configure(credits=3)
@@ -666,15 +678,30 @@ def test_without_wait_deferrable_means_nothing(simulator: SimulatorServer, conte
 
 
 @ways_to_wait
-def test_failed_task_fails_for_good(
+def test_failed_task_is_bought_anew_by_the_retry(
     deferrable: bool, simulator: SimulatorServer, context: dict[str, Any]
 ) -> None:
-    """The id and the refund are in the text."""
-    simulator.state.scenario("failed")
-    with pytest.raises(AirflowFailException, match="refunded") as caught:
-        run(lambda: create_for(wait_for_completion=True, deferrable=deferrable), context)
+    """The id and the refund are in the text; within the task's own retries a new purchase follows."""
+    simulator.state.scenario("failed", times=1)
+    make = lambda: create_for(wait_for_completion=True, deferrable=deferrable)  # noqa: E731
+    with pytest.raises(MusicAPITaskFailedError, match=r"refunded.*next retry buys it anew") as caught:
+        run(make, context)
+    (failed,) = simulator.state.jobs
+    tracks = run(make, context)
 
-    assert next(iter(simulator.state.jobs)) in str(caught.value)
+    assert failed in str(caught.value)
+    assert {track["music_task_id"] for track in tracks} == set(simulator.state.jobs) - {failed}
+    assert simulator.state.requests[POST] == 2
+
+
+@ways_to_wait
+def test_moderated_task_fails_for_good(
+    deferrable: bool, simulator: SimulatorServer, context: dict[str, Any]
+) -> None:
+    """The same text would be refused again."""
+    simulator.state.scenario("forbidden")
+    with pytest.raises(AirflowFailException, match="Inappropriate content"):
+        run(lambda: create_for(wait_for_completion=True, deferrable=deferrable), context)
 
 
 @ways_to_wait
