@@ -259,8 +259,7 @@ class Interpreter:
         if answer.status == 410:
             raise MusicAPIRetiredError("The API no longer offers this operation.", **facts)
         if answer.status == 429:
-            wait = parse_retry_after(answer.headers.get("retry-after"))
-            raise MusicAPIThrottledError("The API asks to slow down (HTTP 429).", retry_after=wait, **facts)
+            raise MusicAPIThrottledError("The API asks to slow down (HTTP 429).", **facts)
         if answer.status in REDIRECTS:
             raise MusicAPIConfigurationError(
                 f"{self.settings.base_url} redirects to {answer.headers.get('location')!r}.",
@@ -301,6 +300,7 @@ class Interpreter:
         return {
             "status_code": answer.status,
             "request_id": answer.request_id,
+            "retry_after": parse_retry_after(answer.headers.get("retry-after")),
             "server_text": text[:MAX_SERVER_TEXT] if text else None,
         }
 

@@ -9,6 +9,7 @@ import json as jsonlib
 import ssl
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
+#: Connections of one client. At 10 reads a second and 0.2 s for an answer, two are busy; ten keep that pace
+#: up with answers of a second, and a server that hangs must not be met with a hundred, aiohttp's own limit.
+CONNECTIONS = 10
+#: Seconds that an idle connection is kept. Looks at one music task are up to 60 s apart; with the
+#: 15 s of aiohttp many would cost a TLS handshake. aiohttp notices servers that close earlier.
+KEEP_ALIVE = 75.0
+
 
 class MusicAPIAsyncClient:
     """
@@ -39,11 +47,20 @@ class MusicAPIAsyncClient:
 
     Use it as an async context manager, or close it. See :class:`~musicapi_provider.client.MusicAPIClient` for
     what each call costs and raises.
+
+    :param connections: Connections that reads may hold open at once; more wait for a free one.
     """
 
-    def __init__(self, settings: ClientSettings, *, retries: RetrySettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        *,
+        retries: RetrySettings | None = None,
+        connections: int = CONNECTIONS,
+    ) -> None:
         self.settings = settings
         self.retries = retries or RetrySettings()
+        self.connections = connections
         self._interpreter = Interpreter(settings)
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
@@ -104,18 +121,25 @@ class MusicAPIAsyncClient:
         if session is not None:
             await session.close()
 
+    @cached_property
+    def _proxy(self) -> str | None:
+        # Once: urllib reads the whole environment, which would be a third of the cost of a look.
+        return _proxy(self.settings, self.settings.base_url)
+
     async def _repeat(
         self,
         attempt: Callable[[], Awaitable[_Result]],
         rule: Callable[[BaseException], bool],
         retries: RetrySettings | None = None,
     ) -> _Result:
+        if retries is ONCE:
+            return await attempt()
         return await tenacity.AsyncRetrying(**(retries or self.retries).arguments(rule))(attempt)
 
     async def _read(self, path: str, **arguments: Any) -> Answer:
         async with self._opening:  # two first reads at once must not open two sessions
             if self._session is None:
-                self._session = await _new_session(self.settings)
+                self._session = await _new_session(self.settings, self.connections)
         return await self._send(self._session, "GET", path, self._interpreter.read_failure, arguments)
 
     async def _write(self, method: str, path: str, **arguments: Any) -> Answer:
@@ -140,7 +164,7 @@ class MusicAPIAsyncClient:
             raise self._interpreter.unsendable(error) from error
         try:
             async with session.request(
-                method, url, allow_redirects=False, proxy=_proxy(self.settings, url), **arguments
+                method, url, allow_redirects=False, proxy=self._proxy, **arguments
             ) as response:
                 text = await response.text(errors="replace")
                 return self._interpreter.answer(response.status, response.headers, text)
@@ -167,11 +191,15 @@ def _never_left(error: BaseException) -> bool:
     )
 
 
-async def _new_session(settings: ClientSettings) -> aiohttp.ClientSession:
+async def _new_session(settings: ClientSettings, connections: int = 1) -> aiohttp.ClientSession:
     import aiohttp
 
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=await asyncio.to_thread(_ssl_context, settings)),
+        connector=aiohttp.TCPConnector(
+            ssl=await asyncio.to_thread(_ssl_context, settings),
+            limit=connections,
+            keepalive_timeout=KEEP_ALIVE,
+        ),
         headers={
             "Accept": "application/json",
             **{name: value for name, value in settings.headers.items() if name.lower() != "authorization"},

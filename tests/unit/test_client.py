@@ -256,6 +256,35 @@ async def test_throttled_error_carries_retry_after(
     assert caught.value.retry_after == pytest.approx(60, abs=2)
 
 
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [pytest.param({"Retry-After": "60"}, 60.0, id="asked"), pytest.param({}, None, id="not-asked")],
+)
+async def test_unavailable_error_carries_retry_after(
+    header: dict[str, str],
+    expected: float | None,
+    either: Callable[..., EitherClient],
+    settings: ClientSettings,
+    odd_server: Callable[..., OddServer],
+) -> None:
+    """A server that is overloaded says 503 rather than 429."""
+    server = odd_server(lambda _: (503, header, "Busy"))
+    with pytest.raises(MusicAPITransientError) as caught:
+        await either(replace(settings, base_url=server.base_url))("get_task", "t1", retry=False)
+
+    assert expected == caught.value.retry_after
+
+
+async def test_reads_share_a_limited_number_of_connections(
+    settings: ClientSettings, simulator: SimulatorServer
+) -> None:
+    """Many reads at once wait for a free connection."""
+    async with MusicAPIAsyncClient(settings, retries=QUICK, connections=2) as client:
+        await asyncio.gather(*(client.get_credits() for _ in range(20)))
+
+    assert simulator.state.connections_opened == 2
+
+
 async def test_refused_connection_certainly_sent_nothing_and_is_repeated(
     either: Callable[..., EitherClient], settings: ClientSettings, refusing_url: str, logged: Log
 ) -> None:
