@@ -6,7 +6,7 @@ A map of the package; importing it executes nothing. Arrows point one way, from 
     exceptions  models  bodies  costs  verdict  schedule  settings   pure: no Airflow, no I/O
     answers                                     HTTP answers -> results and errors, the only place
     client  async_client                        requests, aiohttp
-    submission  waiting                         buy without paying twice; look until done
+    submission  waiting  poller                 buy without paying twice; look until done, alone or together
     prompt_table  storage  records  manifest    rows in, files and records out
     connection  hooks.musicapi                  Airflow connection -> client
     control_flow  retry_policy                  errors and waiting -> Airflow's control flow

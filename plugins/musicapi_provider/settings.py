@@ -29,6 +29,9 @@ DEFAULT_CONN_ID = "musicapi_default"
 DEFAULT_BASE_URL = "https://api.musicapi.ai/api/v1"
 #: Seconds for one request; the vendor's guide uses 30 (facts 1).
 DEFAULT_TIMEOUT = 30.0
+#: Looks at music tasks a second, at most, of all waiters of one connection in one process. No limit is
+#: documented (facts 1); creates are limited to one per 3 s, so 30 run at a time and need 4 looks a second.
+DEFAULT_POLLS_PER_SECOND = 10.0
 #: Longest wait that a server's ``Retry-After`` can impose, in seconds: longer is for Airflow's retries.
 MAX_RETRY_AFTER = 120.0
 
@@ -47,6 +50,7 @@ class ClientSettings:
     :param trust_env: Whether the environment's proxies count.
     :param poll_interval: Seconds between looks at a music task; ``None``: adaptive.
     :param prices: Credits by ``task_type`` where they differ from :data:`musicapi_provider.costs.CREDITS`.
+    :param polls_per_second: Looks a second of all waiters together, at most.
     :param name: What errors call this connection.
     """
 
@@ -60,6 +64,7 @@ class ClientSettings:
     trust_env: bool = True
     poll_interval: float | None = None
     prices: Mapping[str, float] = field(default_factory=dict)
+    polls_per_second: float = DEFAULT_POLLS_PER_SECOND
     name: str = "MusicAPI"
 
     @property

@@ -116,12 +116,14 @@ class Wait:
 
     def log_progress(self) -> None:
         """Log how far the wait is: a line per change, not per look."""
-        line = self._progress()
+        line = self.progress
         if line != self._said:
             log.info("%s", line)
             self._said = line
 
-    def _progress(self) -> str:
+    @property
+    def progress(self) -> str:
+        """How far the wait is, in a few words."""
         if len(self.verdicts) == 1:
             ((id_, verdict),) = self.verdicts.items()
             return f"Music task {id_}: {verdict.reason}"

@@ -1,0 +1,376 @@
+"""
+Wait for thousands of music tasks with one session, one pace and one pause.
+
+All waiters of one connection in one event loop share a :class:`Poller`: a heap of due looks, and as many
+worker coroutines as there are connections. A waiter with nothing to do costs a future and a heap entry.
+No Airflow in here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import heapq
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from musicapi_provider.exceptions import (
+    MusicAPIAuthError,
+    MusicAPIConfigurationError,
+    MusicAPICreditsError,
+    MusicAPIError,
+    MusicAPINotSentError,
+    MusicAPIThrottledError,
+    Spent,
+)
+from musicapi_provider.schedule import JITTER, Expectation, Experience, next_delay
+from musicapi_provider.settings import MAX_RETRY_AFTER
+from musicapi_provider.verdict import State
+from musicapi_provider.waiting import MIN_PAUSE, Wait
+
+if TYPE_CHECKING:
+    from musicapi_provider.async_client import MusicAPIAsyncClient
+    from musicapi_provider.models import MusicTask
+
+log = logging.getLogger(__name__)
+
+#: Errors that every waiter of the connection would meet; any other is of the music task that met it.
+OF_THE_ACCOUNT = (MusicAPIAuthError, MusicAPICreditsError, MusicAPIConfigurationError)
+#: Seconds of the first and the longest pause after a refusal that does not say how long to wait.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+#: Pace after a refusal, its floor, and its growth with each good answer; all as shares of the full pace.
+SLOWER, SLOWEST, RECOVERY = 0.5, 0.05, 0.01
+#: Seconds to the first line of progress. The time between lines doubles: ten lines in eight hours.
+FIRST_LINE = 30.0
+#: Seconds after which a waiter looks at the wall clock again: it may jump, and machines sleep.
+CLOCK_CHECK = 60.0
+
+
+class Pace:
+    """
+    When the next request may leave: a steady pace, and one pause for all when the server asks for it.
+
+    A refusal (429, 503, ``Retry-After``, nobody there) also halves the pace, and good answers bring it back.
+    There are no bursts, so what fell due during a pause comes one by one after it.
+
+    :param polls_per_second: Requests a second, at most.
+    """
+
+    def __init__(self, polls_per_second: float) -> None:
+        self.full = self.current = polls_per_second
+        #: Loop time before which nothing may leave.
+        self.next_at = 0.0
+        self._paused_until = 0.0
+        self._refusals = 0
+
+    def take(self, now: float) -> None:
+        """Use up the present moment."""
+        self.next_at = now + 1 / self.current
+
+    def heed(self, answer: MusicTask | MusicAPIError, now: float) -> None:
+        """Slow down or recover, as an answer suggests."""
+        if not isinstance(answer, MusicAPIError) or not _asks_for_a_pause(answer):
+            self._refusals = 0
+            self.current = min(self.current + RECOVERY * self.full, self.full)
+            return
+        if now >= self._paused_until:  # else an answer to a request that left before the pause
+            self._refusals += 1
+            self.current = max(self.current * SLOWER, SLOWEST * self.full)
+        own = min(FIRST_PAUSE * 2 ** min(self._refusals - 1, 30), LONGEST_PAUSE)
+        asked = own if answer.retry_after is None else min(answer.retry_after, MAX_RETRY_AFTER)
+        # Never earlier than asked; other processes were asked to come back at the same time.
+        pause = max(asked, MIN_PAUSE) * (1 + JITTER * random.random())  # noqa: S311 - jitter, not a secret
+        if now + pause > self._paused_until:
+            self._paused_until = now + pause
+            self.next_at = max(self.next_at, self._paused_until)
+            log.warning("%s No looks at music tasks for %.1f s.", answer.message, pause)
+
+
+def _asks_for_a_pause(error: MusicAPIError) -> bool:
+    return (
+        error.retry_after is not None
+        or error.status_code == 503
+        or isinstance(error, (MusicAPIThrottledError, MusicAPINotSentError))
+    )
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """One wait for one or more music tasks; its outcome is set when all are final, or by an error."""
+
+    wait: Wait
+    poll_interval: float | None
+    expectation: Expectation
+    outcome: asyncio.Future[None]
+    left: int
+
+    def fail(self, error: Exception) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+
+@dataclass(slots=True, eq=False)
+class _Look:
+    """The next look at one music task; a heap orders looks by due time."""
+
+    id: str
+    waiter: _Waiter
+    #: Loop time.
+    due: float
+    #: Age in seconds at which it was last seen running; 0: never.
+    seen: float = 0.0
+
+    def __lt__(self, other: _Look) -> bool:
+        return self.due < other.due
+
+
+class Poller:
+    """
+    Look at the music tasks of all waiters, each when its time has come.
+
+    :param client: One session for all; it is closed with the poller.
+    :param experience: What finished music tasks have taught so far; it goes on learning here.
+    """
+
+    def __init__(self, client: MusicAPIAsyncClient, *, experience: Experience | None = None) -> None:
+        self.client = client
+        self.pace = Pace(client.settings.polls_per_second)
+        self.experience = experience or Experience()
+        #: Why every waiter was ended; the poller is of no use any more.
+        self.failure: MusicAPIError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._waiters: set[_Waiter] = set()
+        self._queue: list[_Look] = []
+        self._sooner = asyncio.Event()
+        self._turnstile = asyncio.Lock()
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def wait(
+        self, wait: Wait, *, poll_interval: float | None = None, first_look: float = 0.0
+    ) -> Literal["finished", "timeout"]:
+        """
+        Wait until every music task is final, or until the time is over.
+
+        Waiting comes before looking, because the caller has just looked; and nothing is looked at when the
+        time is over, because the caller looks once more then.
+
+        :param wait: It learns the verdicts. Cancelling ends the wait at once.
+        :param poll_interval: Seconds between looks; ``None``: the connection's, else adaptive.
+        :param first_look: Epoch seconds before which nothing is looked at.
+        :raises MusicAPIError: What concerns the account, such as a revoked key, or a poller that broke down.
+        """
+        if self.failure:
+            raise copy.copy(self.failure)
+        if not (pending := wait.pending):
+            return "finished"
+        if poll_interval is None:
+            poll_interval = self.client.settings.poll_interval
+        expectation = self.experience.expectation
+        waiter = _Waiter(wait, poll_interval, expectation, self._loop.create_future(), len(pending))
+        self._waiters.add(waiter)
+        try:
+            for id_ in pending:
+                self._push(_Look(id_, waiter, 0.0), not_before=first_look - time.time())
+            self._start()
+            return await self._follow(waiter)
+        finally:
+            self._waiters.discard(waiter)
+            waiter.outcome.cancel()  # looks of a waiter with an outcome are dropped from the queue
+
+    async def close(self) -> None:
+        """End the workers and close the session; waiters that are left get an error."""
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        self._end(MusicAPIError("The shared poller was closed.", spent=Spent.NO_EFFECT))
+        await self.client.close()
+
+    # -- the waiter's side -----------------------------------------------------------------------------------
+
+    async def _follow(self, waiter: _Waiter) -> Literal["finished", "timeout"]:
+        """Sleep until the outcome is there or the wall clock says that time is over; tell of progress."""
+        began, line = self._loop.time(), FIRST_LINE
+        while (left := waiter.wait.seconds_left) > 0 and not waiter.outcome.done():
+            await asyncio.wait([waiter.outcome], timeout=min(left, CLOCK_CHECK, line))
+            if self._loop.time() - began >= line and not waiter.outcome.done():
+                line *= 2
+                log.info("%s; next look in %.0f s", waiter.wait.progress, self._seconds_to_look(waiter))
+        if not waiter.outcome.done():
+            return "timeout"
+        waiter.outcome.result()
+        return "finished"
+
+    def _seconds_to_look(self, waiter: _Waiter) -> float:
+        due = min((look.due for look in self._queue if look.waiter is waiter), default=0.0)
+        return max(max(due, self.pace.next_at) - self._loop.time(), 0.0)
+
+    # -- the workers' side -----------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if not self._workers:
+            for _ in range(self.client.connections):
+                # An empty context: workers serve all waiters and must not log as the first of them.
+                worker = self._loop.create_task(self._work(), context=contextvars.Context())
+                worker.add_done_callback(self._worker_ended)
+                self._workers.append(worker)
+
+    async def _work(self) -> None:
+        while True:
+            async with self._turnstile:
+                look = await self._next()
+            try:
+                await self._look(look)
+            except Exception as error:  # noqa: BLE001 - whatever one answer does, other waiters go on
+                look.waiter.fail(_broken(error))
+
+    async def _next(self) -> _Look:
+        """Return the next look when it is due, the pace allows it, and somebody still waits for it."""
+        while True:
+            self._sooner.clear()
+            while self._queue and self._queue[0].waiter.outcome.done():
+                heapq.heappop(self._queue)
+            now, pause = self._loop.time(), None
+            if self._queue:
+                pause = max(self._queue[0].due, self.pace.next_at) - now
+                if pause <= 0:
+                    self.pace.take(now)
+                    return heapq.heappop(self._queue)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._sooner.wait()
+
+    async def _look(self, look: _Look) -> None:
+        waiter, wait = look.waiter, look.waiter.wait
+        answer: MusicTask | MusicAPIError
+        try:
+            answer = await self.client.get_task(look.id, retry=False)
+        except MusicAPIError as error:
+            answer = error
+        self.pace.heed(answer, self._loop.time())
+        if waiter.outcome.done():
+            return
+        try:
+            wait.learn(look.id, answer, allow_http=self.client.settings.allow_http_audio)
+        except OF_THE_ACCOUNT as error:
+            self._end(error)
+        except MusicAPIError as error:
+            waiter.fail(error)
+        else:
+            if wait.verdicts[look.id].is_final:
+                self._finish(look)
+            else:
+                look.seen = look.seen if isinstance(answer, MusicAPIError) else wait.age
+                self._push(look)
+
+    def _finish(self, look: _Look) -> None:
+        waiter, state = look.waiter, look.waiter.wait.verdicts[look.id].state
+        if state is not State.FAILED:  # failures come early or very late
+            self.experience.finished(look.seen, waiter.wait.age)
+        waiter.left -= 1
+        if not waiter.left:
+            waiter.outcome.set_result(None)
+
+    def _push(self, look: _Look, *, not_before: float = 0.0) -> None:
+        waiter = look.waiter
+        delay = next_delay(
+            waiter.wait.age, poll_interval=waiter.poll_interval, expectation=waiter.expectation
+        )
+        look.due = self._loop.time() + max(delay, not_before, MIN_PAUSE)
+        heapq.heappush(self._queue, look)
+        if self._queue[0] is look:
+            self._sooner.set()
+
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        """Tell all waiters when a worker ends before the poller is closed: nobody may wait for nothing."""
+        if worker in self._workers:
+            cancelled = asyncio.CancelledError("its worker was cancelled")
+            self._end(_broken(cancelled if worker.cancelled() else worker.exception() or cancelled))
+
+    def _end(self, error: MusicAPIError) -> None:
+        """End every waiter with this error."""
+        self.failure = self.failure or error
+        for waiter in self._waiters:
+            own = copy.copy(error)  # tracebacks and notes of one waiter are none of another's
+            if error.music_task_id not in waiter.wait.verdicts:
+                own.music_task_id = None
+            waiter.fail(own)
+
+
+def _broken(error: BaseException) -> MusicAPIError:
+    failure = MusicAPIError(
+        f"The shared poller failed ({type(error).__name__}: {error}).",
+        spent=Spent.NO_EFFECT,
+        next_step="clear the task: it looks at the music task again, nothing is bought by that.",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+# -- who shares ----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """A poller, or the making of one, and how many use it."""
+
+    making: asyncio.Future[Poller]
+    users: int = 0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the next one needs another: the connection could not be read, or its key was refused."""
+        if not self.making.done():
+            return False
+        return self.making.cancelled() or bool(self.making.exception() or self.making.result().failure)
+
+    async def close(self) -> None:
+        self.making.cancel()
+        (poller,) = await asyncio.gather(self.making, return_exceptions=True)
+        if isinstance(poller, Poller):
+            await poller.close()
+
+
+#: Pollers in use, by event loop and key.
+_shared: dict[tuple[asyncio.AbstractEventLoop, Hashable], _Shared] = {}
+#: What finished music tasks have taught, by key: it outlives a moment without waiters.
+_experiences: dict[Hashable, Experience] = {}
+
+
+@asynccontextmanager
+async def shared_poller(
+    key: Hashable, make_client: Callable[[], Awaitable[MusicAPIAsyncClient]]
+) -> AsyncIterator[Poller]:
+    """
+    Lend the poller that everybody with this key in this event loop uses; the last one to leave closes it.
+
+    :param key: What tells connections apart, such as the connection id.
+    :param make_client: Called once for all who share, by the first of them. When it fails, all who wait for
+        it get its error, and the next one tries again; likewise after an error of the account, such as a 401.
+    """
+    place = (asyncio.get_running_loop(), key)
+    for other in [other for other in _shared if other[0].is_closed()]:  # loops that were abandoned
+        del _shared[other]
+    shared = _shared.get(place)
+    if shared is None or shared.is_spent:
+        shared = _shared[place] = _Shared(asyncio.ensure_future(_make(key, make_client)))
+    shared.users += 1
+    try:
+        yield await asyncio.shield(shared.making)  # cancelling one must not take the client from the others
+    finally:
+        shared.users -= 1
+        if not shared.users:
+            if _shared.get(place) is shared:
+                del _shared[place]
+            await asyncio.shield(asyncio.ensure_future(shared.close()))
+
+
+async def _make(key: Hashable, make_client: Callable[[], Awaitable[MusicAPIAsyncClient]]) -> Poller:
+    client = await make_client()
+    return Poller(client, experience=_experiences.setdefault(key, Experience()))
