@@ -1,0 +1,1 @@
+"""Side by side with the alternatives; run one with ``python -m benchmarks.<name>``."""
