@@ -9,7 +9,7 @@ A map of the package; importing it executes nothing. Arrows point one way, from 
     submission  waiting  poller                 buy without paying twice; look until done, alone or together
     prompt_table  storage  records  manifest    rows in, files and records out
     connection  hooks.musicapi                  Airflow connection -> client
-    control_flow  retry_policy                  errors and waiting -> Airflow's control flow
+    control_flow  worker_free  retry_policy     errors and waiting -> Airflow's control flow
     operators.musicapi  sensors.musicapi  triggers.musicapi  links     thin edges
     get_provider_info                           what Airflow's provider manager reads
 """

@@ -13,14 +13,30 @@ from urllib.parse import urlsplit
 
 from musicapi_provider.costs import CREDITS
 from musicapi_provider.exceptions import MusicAPIConfigurationError
-from musicapi_provider.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
+from musicapi_provider.settings import (
+    DEFAULT_BASE_URL,
+    DEFAULT_POLLS_PER_SECOND,
+    DEFAULT_TIMEOUT,
+    ClientSettings,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 #: Extras that are settings, ours or HttpHook's; whatever else stands there is a header, as in HttpHook.
 _SETTINGS = frozenset(
-    {"timeout", "poll_interval", "prices", "headers", "proxies", "proxy", "verify", "verify_ssl", "cert"}
+    {
+        "timeout",
+        "poll_interval",
+        "polls_per_second",
+        "prices",
+        "headers",
+        "proxies",
+        "proxy",
+        "verify",
+        "verify_ssl",
+        "cert",
+    }
     | {"trust_env", "stream", "allow_redirects", "max_redirects", "check_response", "srv_lookup"}
 )
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
@@ -48,6 +64,7 @@ def settings_from(connection: Connection) -> ClientSettings:
         base_url=_base_url(connection),
         timeout=_positive(connection, extra, "timeout") or DEFAULT_TIMEOUT,
         poll_interval=_positive(connection, extra, "poll_interval"),
+        polls_per_second=_positive(connection, extra, "polls_per_second") or DEFAULT_POLLS_PER_SECOND,
         prices=_prices(connection, extra),
         proxies=_proxies(connection, extra),
         verify=_verify(extra),
@@ -110,7 +127,7 @@ def _positive(connection: Connection, extra: Mapping[str, Any], name: str) -> fl
     except (TypeError, ValueError):
         number = 0.0
     if not 0 < number < 86400:
-        raise _unusable(connection, f"extra {name!r}", f"must be seconds above 0; got {value!r}")
+        raise _unusable(connection, f"extra {name!r}", f"must be a number above 0; got {value!r}")
     return number
 
 

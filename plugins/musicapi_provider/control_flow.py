@@ -95,6 +95,8 @@ class WaitsForTracks(BaseOperator):
     poll_interval: float | None
     #: Whether the next try of this task buys anew what has failed.
     buys: bool = False
+    #: End the task in the triggerer when it succeeds.
+    ends_in_triggerer: bool = False
     #: The result, once there is one; for the extra link.
     collected_tracks: list[dict[str, Any]] | None = None
 
@@ -128,7 +130,7 @@ class WaitsForTracks(BaseOperator):
         with airflow_errors(buys=self.buys):
             result = self.look(wait)
         if result is None:
-            self._defer(wait)
+            self.wait_in_triggerer(wait)
         return result
 
     def execute_complete(self, context: Context, event: Any = None) -> list[dict[str, Any]]:
@@ -137,8 +139,10 @@ class WaitsForTracks(BaseOperator):
 
         :param event: A hint of the trigger, one of a closed set; anything else is refused.
         """
-        from musicapi_provider.triggers.musicapi import error_from, wait_from
+        from musicapi_provider.triggers.musicapi import BEGIN, error_from, wait_from
 
+        if event == BEGIN:
+            return self.execute(context)  # type: ignore[no-any-return]
         with airflow_errors(buys=self.buys):
             wait = wait_from(event, timeout=self.timeout)
             if (error := error_from(event)) is not None:
@@ -147,7 +151,8 @@ class WaitsForTracks(BaseOperator):
                 raise error  # what the triggerer could not do, it will not do when asked again
         return self.look_or_defer(wait)
 
-    def _defer(self, wait: Wait) -> NoReturn:
+    def wait_in_triggerer(self, wait: Wait) -> NoReturn:
+        """Hand the wait to the triggerer."""
         from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 
         trigger = MusicAPITaskTrigger(
@@ -158,6 +163,9 @@ class WaitsForTracks(BaseOperator):
             first_look_time=time.time() + FIRST_LOOK_OF_TRIGGER,
             poll_interval=self.poll_interval,
             doubts=wait.doubts,
+            ends_here=self.ends_in_triggerer,
+            fail_on_partial=self.fail_on_partial,
+            include_lyrics=self.include_lyrics,
         )
         # Airflow gets no timeout: its own skips execute_complete. The trigger keeps the deadline.
         self.defer(trigger=trigger, method_name="execute_complete")

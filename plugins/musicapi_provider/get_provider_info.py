@@ -63,6 +63,11 @@ def _fields() -> dict[str, Any]:
             "description": "Seconds between looks at a waiting music task; default: adaptive.",
             "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
         },
+        "polls_per_second": {
+            "label": "Polls per second",
+            "description": "Looks a second, at most, of all tasks that wait in one triggerer; default 10.",
+            "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1000},
+        },
         "prices": {
             "label": "Prices",
             "description": "JSON object of credits by task_type where yours differ, such as "

@@ -122,7 +122,7 @@ class _Look:
     id: str
     waiter: _Waiter
     #: Loop time.
-    due: float
+    due: float = 0.0
     #: Age in seconds at which it was last seen running; 0: never.
     seen: float = 0.0
 
@@ -152,17 +152,23 @@ class Poller:
         self._workers: list[asyncio.Task[None]] = []
 
     async def wait(
-        self, wait: Wait, *, poll_interval: float | None = None, first_look: float = 0.0
+        self,
+        wait: Wait,
+        *,
+        poll_interval: float | None = None,
+        first_look: float = 0.0,
+        at_once: bool = False,
     ) -> Literal["finished", "timeout"]:
         """
         Wait until every music task is final, or until the time is over.
 
-        Waiting comes before looking, because the caller has just looked; and nothing is looked at when the
-        time is over, because the caller looks once more then.
+        Waiting comes before looking, because the caller has just looked (else ``at_once``); and nothing is
+        looked at when the time is over, because the caller looks once more then.
 
         :param wait: It learns the verdicts. Cancelling ends the wait at once.
         :param poll_interval: Seconds between looks; ``None``: the connection's, else adaptive.
         :param first_look: Epoch seconds before which nothing is looked at.
+        :param at_once: Nobody has looked yet: look as soon as the pace allows.
         :raises MusicAPIError: What concerns the account, such as a revoked key, or a poller that broke down.
         """
         if self.failure:
@@ -176,7 +182,8 @@ class Poller:
         self._waiters.add(waiter)
         try:
             for id_ in pending:
-                self._push(_Look(id_, waiter, 0.0), not_before=first_look - time.time())
+                delay = 0.0 if at_once else self._delay(waiter)
+                self._push(_Look(id_, waiter), max(delay, first_look - time.time()))
             self._start()
             return await self._follow(waiter)
         finally:
@@ -267,7 +274,7 @@ class Poller:
                 self._finish(look)
             else:
                 look.seen = look.seen if isinstance(answer, MusicAPIError) else wait.age
-                self._push(look)
+                self._push(look, self._delay(waiter))
 
     def _finish(self, look: _Look) -> None:
         waiter, state = look.waiter, look.waiter.wait.verdicts[look.id].state
@@ -277,12 +284,13 @@ class Poller:
         if not waiter.left:
             waiter.outcome.set_result(None)
 
-    def _push(self, look: _Look, *, not_before: float = 0.0) -> None:
-        waiter = look.waiter
-        delay = next_delay(
-            waiter.wait.age, poll_interval=waiter.poll_interval, expectation=waiter.expectation
-        )
-        look.due = self._loop.time() + max(delay, not_before, MIN_PAUSE)
+    def _delay(self, waiter: _Waiter) -> float:
+        interval, expectation = waiter.poll_interval, waiter.expectation
+        delay = next_delay(waiter.wait.age, poll_interval=interval, expectation=expectation)
+        return max(delay, MIN_PAUSE)
+
+    def _push(self, look: _Look, delay: float) -> None:
+        look.due = self._loop.time() + delay
         heapq.heappush(self._queue, look)
         if self._queue[0] is look:
             self._sooner.set()

@@ -43,7 +43,8 @@ class MusicAPIHook(HttpHook):
 
     The connection's password is the API key, its host the base URL
     (default ``https://api.musicapi.ai/api/v1``). Extras: ``timeout`` (seconds, default 30),
-    ``poll_interval`` (seconds; default: adaptive), ``prices`` (credits by ``task_type`` where they differ
+    ``poll_interval`` (seconds; default: adaptive), ``polls_per_second`` (of all
+    waiting tasks in one triggerer; default 10), ``prices`` (credits by ``task_type`` where they differ
     from facts 8), and what ``HttpHook`` knows: ``proxies``, ``verify``,
     ``cert``, ``trust_env``, ``headers``. If the default connection does not exist and ``MUSICAPI_KEY`` is
     set, that key is used (with ``MUSICAPI_BASE_URL``, if set).

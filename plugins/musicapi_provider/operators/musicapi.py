@@ -252,7 +252,9 @@ class MusicAPICreateOperator(WaitsForTracks):
         if not self.wait_for_completion:
             return music_task_id
         if self.deferrable:
-            return self.look_or_defer(Wait([music_task_id], self.timeout))
+            wait = Wait([music_task_id], self.timeout)
+            # What was bought just now cannot be done yet: a look would tell nothing.
+            return self.wait_in_triggerer(wait) if submitted.bought else self.look_or_defer(wait)
         with airflow_errors(buys=self.buys):
             tracks = wait_for_tracks(
                 self.hook.client,

@@ -50,7 +50,13 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
     :param fail_on_partial: Fail when some clips failed and others succeeded. Default: return what succeeded,
         log what failed; it is paid for.
     :param include_lyrics: Also return lyrics, up to 5,000 characters a track.
+    :param worker_free: Wait, and where possible also start and end, in the triggerer: a success then never
+        touches a worker, which spares two worker starts and about a second (``airflow-notes.md``). Failures
+        go to a worker, so that they mean the same. It starts on a worker when mapped or when the ids come
+        from a mapped task, and ends on one with ``outlets`` or a custom XCom backend. Airflow calls no
+        listeners for such an end. Off by default.
     :param prompt_id: The prompt table's row that this belongs to, for labels and logs (templated).
+    :raises ValueError: ``worker_free`` with a template as ``music_task_id``: pass an id or a task's output.
     :raises AirflowFailException: failed, refused or unknown; a retry cannot cure it.
     :raises AirflowSensorTimeout: still running at the deadline; clearing the task goes on waiting.
     """
@@ -69,6 +75,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         fail_on_partial: bool = False,
         include_lyrics: bool = False,
+        worker_free: bool = False,
         prompt_id: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,18 +87,32 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         self.music_task_id = music_task_id
         self.musicapi_conn_id = musicapi_conn_id
         self.poll_interval = None if poke_interval is None else self.poke_interval
-        self.deferrable = deferrable
+        self.deferrable = deferrable or worker_free
+        self.worker_free = worker_free
         self.fail_on_partial = fail_on_partial
         self.include_lyrics = include_lyrics
         self.prompt_id = prompt_id
         # None: what an earlier try remembered is not ours, so the first poke writes in any case.
         self._remembered: dict[str, float] | None = None
+        if worker_free:
+            self._start_in_triggerer()
+
+    def _start_in_triggerer(self) -> None:
+        """Tell Airflow to start this task in the triggerer, where nothing is lost by that."""
+        from musicapi_provider.worker_free import start_args
+
+        self.start_trigger_args = start_args(self)
+        # Airflow decides by these attributes of an instance, so a mapped sensor starts on a worker: for those
+        # it would send the arguments unexpanded (airflow-notes.md).
+        self.start_from_trigger = self.start_trigger_args is not None
 
     def execute(self, context: Context) -> Any:
         """Wait in the chosen mode; a deferrable sensor looks once before it defers (design.md 4)."""
         try:
             with airflow_errors():
                 self._wait = self._begin(context)
+            if self.worker_free:
+                self._end_in_triggerer()
             if self.deferrable:
                 return self.look_or_defer(self._wait)
         except (AirflowFailException, AirflowSensorTimeout) as error:
@@ -105,6 +126,15 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
             return super().execute(context)
         finally:
             self.timeout = timeout
+
+    def _end_in_triggerer(self) -> None:
+        """Let the task end in the triggerer, unless something would be lost by that."""
+        from musicapi_provider.worker_free import why_not
+
+        reason = why_not(self)
+        self.ends_in_triggerer = reason is None
+        if reason:
+            self.log.info("This wait ends on a worker: %s", reason)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once at what is not final yet."""

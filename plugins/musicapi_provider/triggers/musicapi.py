@@ -9,18 +9,24 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from musicapi_provider import exceptions
+from musicapi_provider import exceptions, worker_free
+from musicapi_provider.control_flow import checked_ids
 from musicapi_provider.exceptions import MusicAPIError, MusicAPITriggerEventError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.waiting import Wait, doubts_from, look_async
+from musicapi_provider.poller import shared_poller
+from musicapi_provider.waiting import Wait, doubts_from
 
 if TYPE_CHECKING:
-    from musicapi_provider.async_client import MusicAPIAsyncClient
+    from musicapi_provider.poller import Poller
 
-#: The closed set of event statuses: worth looking at, out of time, refused (``error`` names the class).
+#: The closed set of event statuses: worth looking at, out of time, refused (``error`` names the class); and
+#: the event that says "a worker must begin this wait".
 STATUSES = frozenset({"finished", "timeout", "error"})
+BEGIN = {"status": "begin"}
+#: Seconds between tries to read the connection while the API server or a secrets backend is away.
+CONNECTION_PAUSE = 5.0
 
 
 class MusicAPITaskTrigger(BaseTrigger):
@@ -28,17 +34,25 @@ class MusicAPITaskTrigger(BaseTrigger):
     Yield one event when all music tasks are final, when time is over, or when the API refuses to tell.
 
     The event is small and a hint only: whoever resumes looks at the music tasks once more, so that every
-    mode judges by the same code and URLs are fresh. It carries neither key nor tracks.
+    mode judges by the same code and URLs are fresh. It carries neither key nor tracks. With ``ends_here``
+    success needs nobody to resume: the result goes to XCom and the task is done.
+
+    All triggers of a connection in one triggerer share a poller: one session, one pace, one pause when the
+    API asks for it (:mod:`musicapi_provider.poller`).
 
     :param music_task_ids: Music tasks to wait for.
     :param musicapi_conn_id: Airflow connection, looked up in the triggerer; the key is never serialized.
     :param timeout: Seconds to wait, from ``started`` on.
     :param started: Epoch seconds at which the wait began. Wall-clock, because triggers are stored and may go
-        on in another process.
+        on in another process. ``None``: it begins here, and XCom remembers when.
     :param first_look_time: Epoch seconds before which nothing is looked at and no event is yielded: an early
         event meets Airflow's deferral race (``airflow-notes.md``).
     :param poll_interval: Seconds between looks; ``None``: the connection's, else adaptive.
     :param doubts: Epoch seconds since which an id's answers are doubtful, from earlier looks.
+    :param source: The upstream task whose XCom holds the ids, when no worker has read it.
+    :param ends_here: End the task here when it succeeds.
+    :param fail_on_partial: As the sensor's.
+    :param include_lyrics: As the sensor's.
     """
 
     def __init__(
@@ -46,10 +60,14 @@ class MusicAPITaskTrigger(BaseTrigger):
         music_task_ids: Sequence[str],
         musicapi_conn_id: str,
         timeout: float,
-        started: float,
-        first_look_time: float,
+        started: float | None = None,
+        first_look_time: float = 0.0,
         poll_interval: float | None = None,
         doubts: Mapping[str, float] | None = None,
+        source: Mapping[str, Any] | None = None,
+        ends_here: bool = False,
+        fail_on_partial: bool = False,
+        include_lyrics: bool = False,
     ) -> None:
         super().__init__()
         self.music_task_ids = list(music_task_ids)
@@ -59,54 +77,85 @@ class MusicAPITaskTrigger(BaseTrigger):
         self.first_look_time = first_look_time
         self.poll_interval = poll_interval
         self.doubts = dict(doubts or {})
+        self.source = source
+        self.ends_here = ends_here
+        self.fail_on_partial = fail_on_partial
+        self.include_lyrics = include_lyrics
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments: ids and settings, never a key or a header."""
-        names = ("music_task_ids", "musicapi_conn_id", "timeout", "started", "first_look_time")
-        arguments = {name: getattr(self, name) for name in (*names, "poll_interval", "doubts")}
+        names = (
+            *("music_task_ids", "musicapi_conn_id", "timeout", "started", "first_look_time", "poll_interval"),
+            *("doubts", "source", "ends_here", "fail_on_partial", "include_lyrics"),
+        )
+        arguments = {name: getattr(self, name) for name in names}
         return "musicapi_provider.triggers.musicapi.MusicAPITaskTrigger", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, look, wait; yield exactly one event of :data:`STATUSES`."""
-        wait = Wait(self.music_task_ids, self.timeout, self.started, self.doubts)
-        hook = MusicAPIHook(self.musicapi_conn_id)
+        """Wait, look, wait; yield exactly one event."""
         try:
-            event = {"status": await self._wait(hook, wait)}
-        except MusicAPIError as error:
-            event = {"status": "error", "error": type(error).__name__, "message": str(error)}
-        finally:
-            await hook.aclose()
+            wait = await self._begin()
+        except Exception as error:  # noqa: BLE001 - a worker meets the same, and says it as workers do
+            self.log.warning("This wait begins on a worker: %s", error)
+            yield TriggerEvent(dict(BEGIN))
+            return
+        event = await self._outcome(wait)
         await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
+        if event["status"] == "finished" and await self._ended(wait):
+            yield TaskSuccessEvent()
+            return
         # The event says what it is about: dag.test() drops the arguments that a deferral passes along.
-        about = {"music_task_ids": self.music_task_ids, "started": self.started, "doubts": wait.doubts}
+        about = {"music_task_ids": list(wait.music_task_ids), "started": wait.started, "doubts": wait.doubts}
         yield TriggerEvent({**event, **about})
 
-    async def _wait(self, hook: MusicAPIHook, wait: Wait) -> str:
+    async def _begin(self) -> Wait:
+        """Return the wait, which a worker has begun unless this task starts in the triggerer."""
+        if self.started is not None:
+            return Wait(self.music_task_ids, self.timeout, self.started, self.doubts)
+        ids: Any = self.music_task_ids
+        if self.source is not None:
+            ids = await worker_free.ids_from(self.source, self.task_instance)
+        return Wait(checked_ids(ids), self.timeout, await worker_free.started(self.task_instance))
+
+    async def _outcome(self, wait: Wait) -> dict[str, Any]:
+        try:
+            return {"status": await self._wait(wait)}
+        except MusicAPIError as error:
+            return {"status": "error", "error": type(error).__name__, "message": str(error)}
+
+    async def _wait(self, wait: Wait) -> str:
+        hook = MusicAPIHook(self.musicapi_conn_id)
+        poller: Poller | None = None
         while wait.seconds_left > 0:
-            client = await self._client(hook)
-            interval = self.poll_interval
-            if interval is None and client is not None:
-                interval = client.settings.poll_interval
-            # Waiting comes before looking: the operator has just looked.
-            delay = max(wait.delay(interval), self.first_look_time - time.time())
-            await asyncio.sleep(min(delay, max(wait.seconds_left, 0.0)))
-            if client is None:
-                continue
-            await look_async(client, wait)
-            if not wait.pending:
-                return "finished"
-            wait.log_progress()
+            try:
+                async with shared_poller(self.musicapi_conn_id, hook.aclient) as poller:
+                    return await poller.wait(
+                        wait,
+                        poll_interval=self.poll_interval,
+                        first_look=self.first_look_time,
+                        at_once=self.started is None,  # no worker has looked
+                    )
+            except MusicAPIError:
+                raise
+            except Exception as error:
+                if poller is not None:
+                    raise  # a defect; everything that the API does is a MusicAPIError
+                self.log.warning("Cannot read connection %s now: %s", self.musicapi_conn_id, error)
+                await asyncio.sleep(min(CONNECTION_PAUSE, max(wait.seconds_left, 0.0)))
         return "timeout"
 
-    async def _client(self, hook: MusicAPIHook) -> MusicAPIAsyncClient | None:
-        """Return the client, or ``None`` while the connection cannot be read."""
+    async def _ended(self, wait: Wait) -> bool:
+        """End the task here if that is wanted and it has succeeded; a worker ends it otherwise."""
+        if not self.ends_here or self.task_instance is None:  # dag.test() has no task instance here
+            return False
         try:
-            return await hook.aclient()
-        except MusicAPIError:
-            raise
-        except Exception as error:  # noqa: BLE001 - an API server or secrets backend that is away comes back
-            self.log.warning("Cannot read connection %s now: %s", self.musicapi_conn_id, error)
-            return None
+            tracks = wait.tracks(fail_on_partial=self.fail_on_partial) or []
+            result = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
+            await worker_free.push_result(result, self.task_instance)
+        except Exception as error:  # noqa: BLE001 - a worker looks again, and says it as workers do
+            self.log.warning("This wait ends on a worker: %s", error)
+            return False
+        return True
 
     async def on_kill(self) -> None:
         """
