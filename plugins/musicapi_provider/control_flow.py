@@ -6,6 +6,7 @@ Operators and sensors do it here and nowhere else: which errors end a task, how 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -107,16 +108,17 @@ class WaitsForTracks(BaseOperator):
 
         return MusicAPIHook(self.musicapi_conn_id)
 
-    def look(self, wait: Wait) -> list[dict[str, Any]] | None:
+    def look(self, wait: Wait, *, next_look: float) -> list[dict[str, Any]] | None:
         """
         Look once; return the result when all is final, ``None`` while there is time to wait.
 
+        :param next_look: Seconds to the next look, for the log.
         :raises MusicAPIError: failed, refused, or out of time.
         """
         look(self.hook.client, wait)
         tracks = wait.tracks(fail_on_partial=self.fail_on_partial)
         if tracks is None:
-            wait.log_progress()
+            wait.log_progress(next_look)
             return None
         return self.result(tracks)
 
@@ -128,7 +130,7 @@ class WaitsForTracks(BaseOperator):
     def look_or_defer(self, wait: Wait) -> list[dict[str, Any]]:
         """Look once and return the result, or hand the wait to the triggerer (which raises)."""
         with airflow_errors(buys=self.buys):
-            result = self.look(wait)
+            result = self.look(wait, next_look=FIRST_LOOK_OF_TRIGGER)
         if result is None:
             self.wait_in_triggerer(wait)
         return result
@@ -146,7 +148,7 @@ class WaitsForTracks(BaseOperator):
         with airflow_errors(buys=self.buys):
             wait = wait_from(event, timeout=self.timeout)
             if (error := error_from(event)) is not None:
-                if (result := self.look(wait)) is not None:
+                if (result := self.look(wait, next_look=math.inf)) is not None:
                     return result
                 raise error  # what the triggerer could not do, it will not do when asked again
         return self.look_or_defer(wait)

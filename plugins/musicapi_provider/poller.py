@@ -46,8 +46,6 @@ OF_THE_ACCOUNT = (MusicAPIAuthError, MusicAPICreditsError, MusicAPIConfiguration
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 #: Pace after a refusal, its floor, and its growth with each good answer; all as shares of the full pace.
 SLOWER, SLOWEST, RECOVERY = 0.5, 0.05, 0.01
-#: Seconds to the first line of progress. The time between lines doubles: ten lines in eight hours.
-FIRST_LINE = 30.0
 #: Seconds after which a waiter looks at the wall clock again: it may jump, and machines sleep.
 CLOCK_CHECK = 60.0
 
@@ -203,12 +201,12 @@ class Poller:
 
     async def _follow(self, waiter: _Waiter) -> Literal["finished", "timeout"]:
         """Sleep until the outcome is there or the wall clock says that time is over; tell of progress."""
-        began, line = self._loop.time(), FIRST_LINE
-        while (left := waiter.wait.seconds_left) > 0 and not waiter.outcome.done():
-            await asyncio.wait([waiter.outcome], timeout=min(left, CLOCK_CHECK, line))
-            if self._loop.time() - began >= line and not waiter.outcome.done():
-                line *= 2
-                log.info("%s; next look in %.0f s", waiter.wait.progress, self._seconds_to_look(waiter))
+        wait = waiter.wait
+        while (left := wait.seconds_left) > 0 and not waiter.outcome.done():
+            pause = min(left, CLOCK_CHECK, wait.seconds_to_line)
+            await asyncio.wait([waiter.outcome], timeout=max(pause, MIN_PAUSE))
+            if not waiter.outcome.done():
+                wait.log_progress(self._seconds_to_look(waiter))
         if not waiter.outcome.done():
             return "timeout"
         waiter.outcome.result()

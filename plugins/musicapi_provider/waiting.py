@@ -9,6 +9,7 @@ module, so that every mode tolerates the same things. No Airflow in here.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,15 @@ log = logging.getLogger(__name__)
 
 #: Seconds after the waiting began during which "not found" proves nothing: read-after-write delay (facts 9).
 UNKNOWN_TASK_GRACE = 60.0
+#: Age in seconds at which a wait tells of its progress. Lines double in distance, whatever the mode: a dozen
+#: in a day.
+FIRST_LINE = 30.0
 #: Seconds between looks that nothing undercuts, so that no answer and no setting makes a tight loop.
 MIN_PAUSE = 0.05
+
+#: Epoch seconds since which answers are doubtful, and the patience that this kind of doubt has: a list,
+#: since it goes through JSON.
+Doubt = list[float]
 
 
 @dataclass(slots=True)
@@ -40,16 +48,19 @@ class Wait:
     :param music_task_ids: Music tasks, in the order of the result.
     :param timeout: Seconds in total.
     :param started: Epoch seconds at which the wait began. Wall-clock: a wait may go on in another process.
-    :param doubts: Epoch seconds since which an id's answers are doubtful; outlives the process as well.
+    :param doubts: Since when an id's answers are doubtful; outlives the process as well.
     :param verdicts: The last verdict by id; final ones are not asked for again.
     """
 
     music_task_ids: Sequence[str]
     timeout: float
     started: float = field(default_factory=time.time)
-    doubts: dict[str, float] = field(default_factory=dict)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    #: Age up to which lines of progress were told, and what the last one said.
+    _told: float | None = None
     _said: str = ""
+    _changes: int = 0
 
     def __post_init__(self) -> None:
         for id_ in self.music_task_ids:
@@ -80,13 +91,18 @@ class Wait:
             self.verdicts[id_] = judge_error(answer, in_grace=self.age < UNKNOWN_TASK_GRACE)
             return
         verdict = judge(answer, allow_http=allow_http)
-        if self.verdicts[id_].patience not in (None, verdict.patience):
-            self.doubts.pop(id_, None)  # another kind of doubt: it has a patience of its own
         if verdict.patience is None:
             self.doubts.pop(id_, None)
-        elif time.time() - self.doubts.setdefault(id_, time.time()) >= verdict.patience:
+        elif self._seconds_doubted(id_, verdict.patience) >= verdict.patience:
             verdict = judge(answer, allow_http=allow_http, confirmed=True)
         self.verdicts[id_] = verdict
+
+    def _seconds_doubted(self, id_: str, patience: float) -> float:
+        since, known = self.doubts.get(id_, (0.0, None))
+        if known != patience:  # another kind of doubt has a patience of its own
+            since = time.time()
+            self.doubts[id_] = [since, patience]
+        return time.time() - since
 
     def tracks(self, *, fail_on_partial: bool) -> list[Track] | None:
         """
@@ -114,12 +130,30 @@ class Wait:
         delay = max(next_delay(self.age, poll_interval=poll_interval), *asked, MIN_PAUSE)
         return max(0.0, min(delay, self.seconds_left))
 
-    def log_progress(self) -> None:
-        """Log how far the wait is: a line per change, not per look."""
-        line = self.progress
-        if line != self._said:
-            log.info("%s", line)
+    def log_progress(self, next_look: float) -> None:
+        """
+        Log how far the wait is, if a line is due: at the first look and change, then ever more rarely.
+
+        Lines hang on the age, so that a wait which goes through many processes does not tell more.
+
+        :param next_look: Seconds to the next look.
+        """
+        age, line = self.age, self.progress
+        # In a new process: the look before was one interval ago.
+        told = age - max(next_look, 1.0) if self._told is None else self._told
+        changed = self._told is not None and not self._changes and line != self._said
+        if changed or told < _line_before(age):
+            when = f", next look in {next_look:.0f} s" if math.isfinite(next_look) else ""
+            log.info("%s%s", line, when)
+            self._changes += changed
             self._said = line
+        self._told = age
+
+    @property
+    def seconds_to_line(self) -> float:
+        """Seconds until the next line of progress is due."""
+        last = _line_before(self.age)
+        return (2 * last or FIRST_LINE) - self.age
 
     @property
     def progress(self) -> str:
@@ -189,12 +223,23 @@ def wait_for_tracks(
         look(client, wait)
         if (tracks := wait.tracks(fail_on_partial=fail_on_partial)) is not None:
             return tracks
-        wait.log_progress()
-        pause(wait.delay(poll_interval))
+        delay = wait.delay(poll_interval)
+        wait.log_progress(delay)
+        pause(delay)
 
 
-def doubts_from(value: object) -> dict[str, float]:
+def doubts_from(value: object) -> dict[str, Doubt]:
     """Read doubts that came from another process, such as an event; what is no such thing is no doubt."""
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(id_): float(since) for id_, since in value.items() if isinstance(since, (int, float))}
+    found = value.items() if isinstance(value, Mapping) else ()
+    return {str(id_): [float(number) for number in doubt] for id_, doubt in found if _is_doubt(doubt)}
+
+
+def _is_doubt(value: object) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return all(isinstance(number, (int, float)) for number in value)
+
+
+def _line_before(age: float) -> float:
+    """Return the last age up to this one at which a line of progress is due: 0, 30, 60, 120 ..."""
+    return FIRST_LINE * 2.0 ** math.floor(math.log2(age / FIRST_LINE)) if age >= FIRST_LINE else 0.0

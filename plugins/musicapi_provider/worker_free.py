@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
+from airflow.sdk.execution_time.comms import DeleteXCom
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import StartTriggerArgs
 
@@ -102,9 +103,19 @@ async def started(ti: Any) -> float:
     known = await XCom.aget_one(key=STARTED_KEY, **place)
     if isinstance(known, dict) and known.get("try_number") == ti.try_number:
         return float(known["started"])
+    if known is not None:
+        await _forget_result(place)
     now = time.time()
     await XCom.aset(key=STARTED_KEY, value={"try_number": ti.try_number, "started": now}, **place)
     return now
+
+
+async def _forget_result(place: Mapping[str, Any]) -> None:
+    """Remove what an earlier try returned, as Airflow does when a try starts on a worker."""
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    for key in ("return_value", MusicAPIListenLink().xcom_key):
+        await SUPERVISOR_COMMS.asend(DeleteXCom(key=key, **place))
 
 
 async def push_result(tracks: Sequence[dict[str, Any]], ti: Any) -> None:

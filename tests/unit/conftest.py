@@ -19,6 +19,8 @@ from unittest.mock import MagicMock
 
 import pytest
 import structlog
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import DeleteXCom, GetXCom, SetXCom, XComResult
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from cryptography import x509
@@ -118,6 +120,45 @@ def context(task_instance: MagicMock, state_store: MemoryStateStore) -> dict[str
     }
 
 
+@dataclass
+class TriggererXComs:
+    """
+    XCom as a triggerer reaches it: the messages to its supervisor, answered from memory.
+
+    :param values: What has been set, by task and key; as it comes back from JSON.
+    :param mapped_lengths: What mapped tasks downstream would expand to, by task.
+    :param broken: Names of the messages that fail, as with an API server that is away.
+    """
+
+    values: dict[tuple[str, str], Any] = field(default_factory=dict)
+    mapped_lengths: dict[str, int | None] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+
+    async def asend(self, message: Any) -> Any:
+        """Answer one message."""
+        if type(message).__name__ in self.broken:
+            raise RuntimeError(f"{type(message).__name__} is broken")
+        place = (message.task_id, message.key)
+        if isinstance(message, GetXCom):
+            return XComResult(key=message.key, value=self.values.get(place))
+        if isinstance(message, DeleteXCom):
+            self.values.pop(place, None)
+            return None
+        assert isinstance(message, SetXCom)
+        self.values[place] = json.loads(json.dumps(message.value))
+        if message.key == "return_value":
+            self.mapped_lengths[message.task_id] = message.mapped_length
+        return None
+
+
+@pytest.fixture
+def triggerer_xcoms(monkeypatch: pytest.MonkeyPatch) -> TriggererXComs:
+    """Return the XComs that triggers of this test reach."""
+    xcoms = TriggererXComs()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", xcoms, raising=False)
+    return xcoms
+
+
 class Log:
     """Everything that was logged, by the standard library or by Airflow's structlog."""
 
@@ -129,6 +170,17 @@ class Log:
     def text(self) -> str:
         """All lines, with their values."""
         return "\n".join([self._caplog.text, *map(str, self._entries)])
+
+    @property
+    def lines(self) -> list[str]:
+        """All messages."""
+        told = [entry["event"] % entry.get("positional_args", ()) for entry in self._entries]
+        return [*(record.getMessage() for record in self._caplog.records), *told]
+
+    def clear(self) -> None:
+        """Forget what was logged so far."""
+        self._caplog.clear()
+        self._entries.clear()
 
 
 @pytest.fixture

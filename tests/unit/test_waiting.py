@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from musicapi_provider import waiting
 from musicapi_provider.async_client import MusicAPIAsyncClient
 from musicapi_provider.client import MusicAPIClient
 from musicapi_provider.exceptions import (
@@ -29,6 +32,7 @@ from musicapi_provider.verdict import SHAPE_PATIENCE, URL_PATIENCE, State, Verdi
 from musicapi_provider.waiting import (
     MIN_PAUSE,
     UNKNOWN_TASK_GRACE,
+    Doubt,
     Wait,
     doubts_from,
     look,
@@ -249,7 +253,7 @@ def test_doubtful_answer_counts_when_its_patience_is_over(
     states = []
     for since in (None, patience - 1, patience):
         if since is not None:
-            wait.doubts[id_] = ago(since)
+            wait.doubts[id_] = [ago(since), patience]
         look(client, wait)
         states.append(wait.verdicts[id_].state)
 
@@ -266,7 +270,7 @@ def test_first_doubt_is_dated_and_keeps_its_date(client: MusicAPIClient, buy: Ca
     dated = dict(wait.doubts)
     look(client, wait)
 
-    assert abs(time.time() - dated[id_]) < 1
+    assert abs(time.time() - dated[id_][0]) < 1
     assert dated == wait.doubts
 
 
@@ -281,7 +285,7 @@ def test_doubt_that_goes_away_is_forgotten(
     """A URL that arrives at the last moment makes it a success."""
     wait = old_wait(id_ := buy(scenario, finished=True))
     look(client, wait)
-    wait.doubts[id_] = ago(patience + 1)
+    wait.doubts[id_] = [ago(patience + 1), patience]
     simulator.state.clear_scenarios()
     look(client, wait)
 
@@ -291,12 +295,12 @@ def test_doubt_that_goes_away_is_forgotten(
 
 def test_doubt_starts_anew_after_a_clear_answer() -> None:
     """Two odd answers with a sound one between them are two first doubts."""
-    wait = Wait([TASK_ID], 60.0, doubts={TASK_ID: ago(URL_PATIENCE + 1)})
+    wait = Wait([TASK_ID], 60.0, doubts={TASK_ID: [ago(URL_PATIENCE + 1), URL_PATIENCE]})
     for body in ({"type": "not_ready"}, WITHOUT_URL):
         wait.learn(TASK_ID, MusicTask.from_answer(TASK_ID, 200, body), allow_http=False)
 
     assert State.RUNNING is wait.verdicts[TASK_ID].state
-    assert time.time() - wait.doubts[TASK_ID] < 1
+    assert time.time() - wait.doubts[TASK_ID][0] < 1
 
 
 def test_blip_while_doubting_decides_nothing(
@@ -304,7 +308,7 @@ def test_blip_while_doubting_decides_nothing(
 ) -> None:
     """A failed second look is not a second opinion, and it does not set the clock back."""
     wait = old_wait(id_ := buy("no-audio-url", finished=True))
-    wait.doubts[id_] = since = ago(URL_PATIENCE + 1)
+    wait.doubts[id_] = since = [ago(URL_PATIENCE + 1), URL_PATIENCE]
     simulator.state.scenario("read-500", times=1)
     look(client, wait)
 
@@ -314,7 +318,7 @@ def test_blip_while_doubting_decides_nothing(
 
 def test_doubt_about_one_music_task_is_not_one_about_another() -> None:
     """Each id has a clock of its own."""
-    wait = Wait(["old", "new"], 60.0, doubts={"old": ago(SHAPE_PATIENCE)})
+    wait = Wait(["old", "new"], 60.0, doubts={"old": [ago(SHAPE_PATIENCE), SHAPE_PATIENCE]})
     for id_ in ("old", "new"):
         wait.learn(id_, MusicTask.from_answer(id_, 200, ODD), allow_http=False)
 
@@ -324,15 +328,17 @@ def test_doubt_about_one_music_task_is_not_one_about_another() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        pytest.param({"t1": 5, "t2": 1.5}, {"t1": 5.0, "t2": 1.5}, id="doubts"),
+        pytest.param({"t1": [5, 90], "t2": (1.5, 5.0)}, {"t1": [5.0, 90.0], "t2": [1.5, 5.0]}, id="doubts"),
         pytest.param({}, {}, id="no-doubts"),
-        pytest.param({"t1": "5", "t2": None, "t3": 7.0}, {"t3": 7.0}, id="odd-times"),
+        pytest.param(
+            {"t1": ["5", 5], "t2": None, "t3": [7.0, 5], "t4": 7.0, "t5": [1]}, {"t3": [7.0, 5.0]}, id="odd"
+        ),
         pytest.param(None, {}, id="none"),
         pytest.param([("t1", 5)], {}, id="list"),
         pytest.param("t1", {}, id="text"),
     ],
 )
-def test_doubts_from_another_process(value: object, expected: dict[str, float]) -> None:
+def test_doubts_from_another_process(value: object, expected: dict[str, Doubt]) -> None:
     """What an event carries is taken if it makes sense, and is no doubt otherwise."""
     assert expected == doubts_from(value)
 
@@ -382,7 +388,10 @@ async def test_look_async_agrees_with_look_about_every_job(
     twins = old_wait(id_), old_wait(id_)
     if doubted:
         for wait in twins:
-            wait.doubts[id_] = ago(URL_PATIENCE)
+            wait.doubts[id_] = [
+                ago(URL_PATIENCE),
+                SHAPE_PATIENCE if ending == "unknown-type" else URL_PATIENCE,
+            ]
     first, second = await look_with_both(client, settings, twins)
 
     assert first == second
@@ -585,17 +594,19 @@ def test_waiting_gives_a_young_id_its_grace(client: MusicAPIClient, buy: Callabl
     assert len(wait_for_tracks(client, [id_], timeout=5, poll_interval=0.01, pause=lambda _: None)) == 2
 
 
-def test_waiting_says_each_change_once(
+def test_waiting_says_what_it_waits_for_once(
     client: MusicAPIClient, buy: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A log line per change, not per look."""
+    """Not a log line per look."""
     caplog.set_level("INFO")
     id_ = buy("running")
     with pytest.raises(MusicAPIDeadlineError):
         wait_for_tracks(client, [id_], timeout=0.15, poll_interval=0.01)
     lines = [record.getMessage() for record in caplog.records]
 
-    assert [line for line in lines if id_ in line] == [f"Music task {id_}: 2 of 2 clips are running"]
+    assert [line for line in lines if id_ in line] == [
+        f"Music task {id_}: 2 of 2 clips are running, next look in 0 s"
+    ]
 
 
 def test_waiting_outlives_a_doubt(
@@ -676,20 +687,69 @@ def test_age_and_time_left_go_by_the_wall_clock() -> None:
     assert Wait(["t1"], 60.0).age < 1
 
 
-def test_progress_is_one_line_per_change(caplog: pytest.LogCaptureFixture) -> None:
-    """One music task is told in full, several are counted, and nothing is said twice."""
+def test_first_look_and_first_change_are_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One music task is told in full, several are counted, and further changes wait for the next line."""
     caplog.set_level("INFO")
-    one, three = wait_with(RUNNING), wait_with(RUNNING, FAILURE, RUNNING)
+    one, three = wait_with(RUNNING, age=0), wait_with(RUNNING, FAILURE, RUNNING, age=0)
     for wait in (one, one, three, three):
-        wait.log_progress()
-    three.verdicts["t3"] = SUCCESS
-    three.log_progress()
+        wait.log_progress(12.3)
+    for verdict in (SUCCESS, RUNNING, SUCCESS):
+        three.verdicts["t3"] = verdict
+        three.log_progress(0.6)
 
     assert [record.getMessage() for record in caplog.records] == [
-        "Music task t1: two clips are running",
-        "1 of 3 music tasks done",
-        "2 of 3 music tasks done",
+        "Music task t1: two clips are running, next look in 12 s",
+        "1 of 3 music tasks done, next look in 12 s",
+        "2 of 3 music tasks done, next look in 1 s",
     ]
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["one process", "a process for each look"])
+@pytest.mark.parametrize("interval", [1.0, 15.0, 45.0])
+def test_lines_of_progress_double_in_distance(
+    interval: float, anew: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Alternating answers for a day, at any interval, with or without a memory: a dozen lines and a few."""
+    caplog.set_level("INFO")
+    wait, ages = wait_with(RUNNING, age=0), []
+    for number in range(int(86400 / interval)):
+        now = wait.started + number * interval
+        monkeypatch.setattr(waiting.time, "time", lambda now=now: now)
+        wait.verdicts["t1"] = RUNNING if number % 2 else Verdict(State.RUNNING, "HTTP 500")
+        if anew:
+            wait = replace(wait, _told=None, _said="", _changes=0)
+        seen = len(caplog.records)
+        wait.log_progress(interval)
+        ages += [number * interval] * (len(caplog.records) - seen)
+
+    assert 12 <= len(ages) <= 14
+    assert ages[0] == 0
+    assert all(late >= 1.3 * early for early, late in pairwise(ages[3:]))
+
+
+def test_line_of_progress_falls_due_by_age() -> None:
+    """At 30 s, 60 s, 120 s, also after the clock was set back."""
+    due = [wait_with(RUNNING, age=age).seconds_to_line for age in (-10, 0, 29, 31, 61, 121)]
+
+    assert due == pytest.approx([40, 30, 1, 29, 59, 119], abs=0.5)
+
+
+def test_last_line_names_no_next_look(caplog: pytest.LogCaptureFixture) -> None:
+    """Where there is none."""
+    caplog.set_level("INFO")
+    wait_with(RUNNING, age=5).log_progress(math.inf)
+
+    assert [record.getMessage() for record in caplog.records] == ["Music task t1: two clips are running"]
+
+
+@pytest.mark.parametrize("known", [[0.0, URL_PATIENCE], [0.0, SHAPE_PATIENCE + 1]])
+def test_doubt_of_another_kind_from_another_process_starts_anew(known: Doubt) -> None:
+    """A first odd answer is never confirmed by the age of an older, different doubt."""
+    wait = Wait([TASK_ID], 60.0, doubts={TASK_ID: known})
+    wait.learn(TASK_ID, MusicTask.from_answer(TASK_ID, 200, ODD), allow_http=False)
+
+    assert State.RUNNING is wait.verdicts[TASK_ID].state
+    assert wait.doubts[TASK_ID] == [pytest.approx(time.time(), abs=1), SHAPE_PATIENCE]
 
 
 def test_deadline_error_names_all_that_run() -> None:

@@ -5,7 +5,8 @@ The sensor: wait for music tasks that somebody else submitted. Waiting buys noth
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, A
 from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airflow_errors, checked_ids
 from musicapi_provider.links import MusicAPIListenLink
 from musicapi_provider.settings import DEFAULT_CONN_ID
-from musicapi_provider.waiting import Wait, doubts_from
+from musicapi_provider.waiting import Doubt, Wait, doubts_from
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
@@ -93,8 +94,8 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         self.include_lyrics = include_lyrics
         self.prompt_id = prompt_id
         # None: what an earlier try remembered is not ours, so the first poke writes in any case.
-        self._remembered: dict[str, float] | None = None
-        if worker_free:
+        self._remembered: dict[str, Doubt] | None = None
+        if worker_free and not getattr(self, "_BaseOperator__from_mapped", False):  # that one is on a worker
             self._start_in_triggerer()
 
     def _start_in_triggerer(self) -> None:
@@ -108,17 +109,13 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait in the chosen mode; a deferrable sensor looks once before it defers (design.md 4)."""
-        try:
+        with self._skipping():
             with airflow_errors():
                 self._wait = self._begin(context)
             if self.worker_free:
                 self._end_in_triggerer()
             if self.deferrable:
                 return self.look_or_defer(self._wait)
-        except (AirflowFailException, AirflowSensorTimeout) as error:
-            if self.soft_fail or self.never_fail:  # as BaseSensorOperator does for poke
-                raise AirflowSkipException(f"Skipping: {error}") from error
-            raise
         # The deadline is the wait's, checked in poke: BaseSensorOperator's would name no ids, and would not
         # honour never_fail as it does for deferred sensors.
         timeout, self.timeout = self.timeout, math.inf
@@ -126,6 +123,24 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
             return super().execute(context)
         finally:
             self.timeout = timeout
+
+    def execute_complete(self, context: Context, event: Any = None) -> list[dict[str, Any]]:
+        """Go on after the trigger, see :class:`WaitsForTracks`."""
+        with self._skipping():
+            return super().execute_complete(context, event)
+
+    @contextmanager
+    def _skipping(self) -> Iterator[None]:
+        """Skip instead of failing, if that is wanted, and log why: Airflow would not."""
+        try:
+            yield
+        except (AirflowFailException, AirflowSensorTimeout) as error:
+            flag = "soft_fail" if self.soft_fail else "never_fail" if self.never_fail else None
+            if flag is None:
+                raise
+            self.log.warning("Skipping: %s", error)
+            # Airflow's words: it replaces any others when a deferred sensor resumes.
+            raise AirflowSkipException(f"Skipping due to {flag} is set to True.") from error
 
     def _end_in_triggerer(self) -> None:
         """Let the task end in the triggerer, unless something would be lost by that."""
@@ -138,10 +153,11 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once at what is not final yet."""
-        with airflow_errors():
-            result = self.look(self._wait)
+        with self._skipping(), airflow_errors():
+            result = self.look(self._wait, next_look=self.poke_interval)
         if self.reschedule and self._wait.doubts != self._remembered:
-            context["task_state_store"].set(DOUBTS_KEY, dict(self._wait.doubts))
+            doubts: Any = self._wait.doubts
+            context["task_state_store"].set(DOUBTS_KEY, doubts)
         return PokeReturnValue(is_done=result is not None, xcom_value=result)
 
     def on_kill(self) -> None:

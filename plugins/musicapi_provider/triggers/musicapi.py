@@ -20,6 +20,7 @@ from musicapi_provider.waiting import Wait, doubts_from
 
 if TYPE_CHECKING:
     from musicapi_provider.poller import Poller
+    from musicapi_provider.waiting import Doubt
 
 #: The closed set of event statuses: worth looking at, out of time, refused (``error`` names the class); and
 #: the event that says "a worker must begin this wait".
@@ -48,7 +49,7 @@ class MusicAPITaskTrigger(BaseTrigger):
     :param first_look_time: Epoch seconds before which nothing is looked at and no event is yielded: an early
         event meets Airflow's deferral race (``airflow-notes.md``).
     :param poll_interval: Seconds between looks; ``None``: the connection's, else adaptive.
-    :param doubts: Epoch seconds since which an id's answers are doubtful, from earlier looks.
+    :param doubts: Since when an id's answers are doubtful, from earlier looks.
     :param source: The upstream task whose XCom holds the ids, when no worker has read it.
     :param ends_here: End the task here when it succeeds.
     :param fail_on_partial: As the sensor's.
@@ -63,7 +64,7 @@ class MusicAPITaskTrigger(BaseTrigger):
         started: float | None = None,
         first_look_time: float = 0.0,
         poll_interval: float | None = None,
-        doubts: Mapping[str, float] | None = None,
+        doubts: Mapping[str, Doubt] | None = None,
         source: Mapping[str, Any] | None = None,
         ends_here: bool = False,
         fail_on_partial: bool = False,

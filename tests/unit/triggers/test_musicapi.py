@@ -8,21 +8,28 @@ import importlib
 import json
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.triggers.base import TaskSuccessEvent
 
 from musicapi_provider import waiting
+from musicapi_provider.async_client import MusicAPIAsyncClient
 from musicapi_provider.exceptions import (
     MusicAPIAuthError,
     MusicAPIError,
     MusicAPITriggerEventError,
 )
-from musicapi_provider.triggers.musicapi import STATUSES, MusicAPITaskTrigger, error_from, wait_from
+from musicapi_provider.hooks.musicapi import MusicAPIHook
+from musicapi_provider.poller import Poller
+from musicapi_provider.triggers import musicapi as trigger_module
+from musicapi_provider.triggers.musicapi import BEGIN, STATUSES, MusicAPITaskTrigger, error_from, wait_from
+from musicapi_provider.worker_free import STARTED_KEY
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
-    from tests.unit.conftest import Log
+    from tests.unit.conftest import Log, TriggererXComs
 
 BODY = {"task_type": "create_music", "mv": "sonic-v5", "custom_mode": True, "prompt": "La la"}
 GET_TASK = "GET /sonic/task/{task_id}"
@@ -64,7 +71,7 @@ async def events_of(trigger: MusicAPITaskTrigger) -> list[dict[str, Any]]:
 
 def test_serialize_round_trip_and_no_key(connection: str, simulator: SimulatorServer) -> None:
     """What is stored is JSON, makes the same trigger again, and holds neither key nor header."""
-    trigger = trigger_for("a", "b", poll_interval=7.0, doubts={"a": 5.5})
+    trigger = trigger_for("a", "b", poll_interval=7.0, doubts={"a": [5.5, 90.0]})
     path, arguments = trigger.serialize()
     module, _, name = path.rpartition(".")
     again = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
@@ -331,3 +338,166 @@ def test_error_of_an_event_has_the_class_the_trigger_met(
 def test_other_events_carry_no_error() -> None:
     """Only the status ``error`` does."""
     assert error_from({"status": "finished", "error": "MusicAPIAuthError"}) is None
+
+
+# -- without a worker ----------------------------------------------------------------------------------------
+
+
+def in_triggerer(trigger: MusicAPITaskTrigger, **changes: Any) -> MusicAPITaskTrigger:
+    """Give it a task instance, as the triggerer does."""
+    place = {"dag_id": "dag", "task_id": "wait", "run_id": "run", "map_index": -1, "try_number": 1}
+    trigger.task_instance = SimpleNamespace(**{**place, **changes})
+    return trigger
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("upstream", [False, True], ids=["ids of the DAG file", "ids of an upstream task"])
+async def test_success_ends_the_task_here(
+    upstream: bool, music_task_id: str, simulator: SimulatorServer, triggerer_xcoms: TriggererXComs
+) -> None:
+    """The result is in XCom as a list, the link beside it, and nobody resumes."""
+    triggerer_xcoms.values["create", "return_value"] = music_task_id
+    source = {"task_id": "create", "key": "return_value"} if upstream else None
+    ids = [] if upstream else [music_task_id]
+    trigger = in_triggerer(trigger_for(*ids, started=None, source=source, ends_here=True))
+    (event,) = [event async for event in trigger.run()]
+    tracks = triggerer_xcoms.values["wait", "return_value"]
+
+    assert isinstance(event, TaskSuccessEvent)
+    assert event.xcoms is None
+    assert [music_task_id] * 2 == [track["music_task_id"] for track in tracks]
+    assert triggerer_xcoms.mapped_lengths == {"wait": 2}
+    assert simulator.state.requests[GET_TASK] == 3
+
+
+@pytest.mark.usefixtures("connection")
+async def test_first_look_of_a_wait_that_no_worker_began_is_at_once(
+    music_task_id: str, simulator: SimulatorServer, triggerer_xcoms: TriggererXComs
+) -> None:
+    """Else a finished music task would wait for its first interval."""
+    simulator.state.finish(music_task_id)
+    trigger = in_triggerer(trigger_for(music_task_id, started=None, poll_interval=60.0))
+    events = await asyncio.wait_for(events_of(trigger), 3)
+
+    assert [event["status"] for event in events] == ["finished"]
+
+
+@pytest.mark.usefixtures("connection")
+async def test_deadline_goes_on_after_the_triggerer_went_down(
+    music_task_id: str, simulator: SimulatorServer, triggerer_xcoms: TriggererXComs
+) -> None:
+    """Its beginning is in XCom: the same arguments do not begin anew."""
+    began = time.time() - 100
+    triggerer_xcoms.values["wait", STARTED_KEY] = {"try_number": 1, "started": began}
+    (event,) = await events_of(in_triggerer(trigger_for(music_task_id, started=None, timeout=99)))
+
+    assert (event["status"], event["started"]) == ("timeout", began)
+    assert simulator.state.requests[GET_TASK] == 0
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("found", [None, "None", ["a", None], 5, "['a']"], ids=repr)
+async def test_missing_ids_are_left_to_a_worker(
+    found: Any, simulator: SimulatorServer, triggerer_xcoms: TriggererXComs
+) -> None:
+    """It says what is wrong with the words of the other modes."""
+    triggerer_xcoms.values["create", "return_value"] = found
+    source = {"task_id": "create", "key": "return_value"}
+    events = await events_of(in_triggerer(trigger_for(started=None, source=source)))
+
+    assert events == [BEGIN]
+    assert not simulator.state.requests
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("message", ["GetXCom", "SetXCom"])
+async def test_unreachable_xcom_is_left_to_a_worker(
+    message: str, music_task_id: str, triggerer_xcoms: TriggererXComs, logged: Log
+) -> None:
+    """A wait whose beginning cannot be kept begins on a worker."""
+    triggerer_xcoms.broken.add(message)
+    events = await events_of(in_triggerer(trigger_for(music_task_id, started=None, ends_here=True)))
+
+    assert events == [BEGIN]
+    assert "This wait begins on a worker" in logged.text
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("way", ["failed", "partial", "xcom", "dag.test", "not wanted"])
+async def test_other_ends_are_left_to_a_worker(
+    way: str, simulator: SimulatorServer, triggerer_xcoms: TriggererXComs
+) -> None:
+    """A failure, a result that cannot be left, nobody to leave it for: a worker looks and decides."""
+    if way in ("failed", "partial"):
+        simulator.state.scenario(way)
+    if way == "xcom":
+        triggerer_xcoms.broken.add("SetXCom")
+    trigger = trigger_for(book(simulator), ends_here=way != "not wanted", fail_on_partial=True)
+    events = await events_of(trigger if way == "dag.test" else in_triggerer(trigger))
+
+    assert [event["status"] for event in events] == ["finished"]
+    assert triggerer_xcoms.values == {}
+
+
+@pytest.mark.usefixtures("connection")
+async def test_connection_that_cannot_be_read_at_first_is_waited_for(
+    music_task_id: str, monkeypatch: pytest.MonkeyPatch, logged: Log
+) -> None:
+    """An API server that restarts is no reason to fail; no socket of ours can show that."""
+    monkeypatch.setattr(trigger_module, "CONNECTION_PAUSE", 0.01)
+    read, failures = MusicAPIHook.asettings, [OSError("away"), OSError("still away")]
+
+    async def asettings(hook: MusicAPIHook) -> Any:
+        if failures:
+            raise failures.pop()
+        return await read(hook)
+
+    monkeypatch.setattr(MusicAPIHook, "asettings", asettings)
+    events = await events_of(trigger_for(music_task_id))
+
+    assert [event["status"] for event in events] == ["finished"]
+    assert "Cannot read connection musicapi_default now: away" in logged.text
+
+
+@pytest.mark.usefixtures("connection")
+async def test_connection_that_can_never_be_read_ends_at_the_deadline(
+    music_task_id: str, monkeypatch: pytest.MonkeyPatch, stopwatch: Callable[[], float]
+) -> None:
+    """The worker then meets the same and says it."""
+
+    async def asettings(hook: MusicAPIHook) -> Any:
+        raise OSError("away")
+
+    monkeypatch.setattr(MusicAPIHook, "asettings", asettings)
+    events = await events_of(trigger_for(music_task_id, timeout=0.2))
+
+    assert [event["status"] for event in events] == ["timeout"]
+    assert 0.2 <= stopwatch() < 2
+
+
+@pytest.mark.usefixtures("connection")
+async def test_defect_of_the_poller_reaches_the_event(
+    music_task_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no answer can cause is told with its type, and waits for nothing."""
+
+    async def get_task(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(MusicAPIAsyncClient, "get_task", get_task)
+    (event,) = await events_of(trigger_for(music_task_id))
+
+    assert (event["status"], event["error"]) == ("error", "MusicAPIError")
+    assert "ZeroDivisionError: oops" in event["message"]
+
+
+@pytest.mark.usefixtures("connection")
+async def test_defect_of_a_wait_looks_like_one(music_task_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for a connection that cannot be read, and tried for ever."""
+
+    async def wait(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(Poller, "wait", wait)
+    with pytest.raises(ZeroDivisionError):
+        await events_of(trigger_for(music_task_id))
