@@ -80,16 +80,33 @@ class AirflowAPI:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self._call("GET", f"{path}?map_index={map_index}&stringify=false")["value"]
 
+    def xcom_keys(self, dag_id: str, run_id: str, task_id: str) -> set[str]:
+        """Return the keys of all XComs of a task."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries"
+        return {entry["key"] for entry in self._call("GET", path)["xcom_entries"]}
+
+    def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        """Return the extra links of a task instance by name."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
+        found: dict[str, str | None] = self._call("GET", path)["extra_links"]
+        return found
+
+    def asset_events(self, dag_id: str, run_id: str) -> list[str]:
+        """Return the tasks of a run that emitted asset events, a name for each event."""
+        events = self._call("GET", f"/assets/events?source_dag_id={dag_id}&limit=100")["asset_events"]
+        return [event["source_task_id"] for event in events if event["source_run_id"] == run_id]
+
     def log(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> list[str]:
         """Return the messages of a task instance's last try."""
-        entries = self._log_entries(dag_id, run_id, instance)
+        entries = self.log_entries(dag_id, run_id, instance)
         return [str(entry.get("event")) if isinstance(entry, dict) else str(entry) for entry in entries]
 
     def log_text(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> str:
         """Return everything in the log of a task instance's last try, errors and their causes included."""
-        return "\n".join(json.dumps(entry) for entry in self._log_entries(dag_id, run_id, instance))
+        return "\n".join(json.dumps(entry) for entry in self.log_entries(dag_id, run_id, instance))
 
-    def _log_entries(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> list[Any]:
+    def log_entries(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> list[Any]:
+        """Return the log of a task instance's last try as Airflow keeps it."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{instance['task_id']}/logs"
         query = f"map_index={instance['map_index']}&full_content=true"
         entries: list[Any] = self._call("GET", f"{path}/{instance['try_number']}?{query}")["content"]

@@ -14,7 +14,10 @@ from tests.e2e.song import Song, World
 #: Looked for in everything that Airflow writes.
 API_KEY = "sk-e2e-0123456789abcdef"
 HERE = Path(__file__).parent
-DAGS = ("e2e_create", "e2e_create_resubmitting", "e2e_create_and_defer", "e2e_create_mapped")
+DAGS = (
+    *("e2e_create", "e2e_create_resubmitting", "e2e_create_and_defer", "e2e_create_mapped"),
+    *("e2e_wait", "e2e_wait_in_many_ways", "e2e_wait_mapped", "e2e_wait_short"),
+)
 #: Airflow in a hurry.
 QUICK = {
     "CORE__PARALLELISM": "8",
@@ -58,12 +61,19 @@ def world(api_simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="package")
 def songs(world: World, request: pytest.FixtureRequest) -> dict[str, Song]:
-    """Start the runs of all chosen tests, so that none waits for its own alone; by test id."""
-    begun = {}
+    """
+    Start the runs of all chosen tests, so that none waits for its own alone; by test id.
+
+    Tests under the same ``starts`` object share a run.
+    """
+    begun: dict[str, Song] = {}
+    shared: dict[int, Song] = {}
     for item in request.session.items:
         wanted = item.callspec.params.get("song") if hasattr(item, "callspec") else None
         if wanted and item.path.is_relative_to(HERE):
-            begun[item.nodeid] = Song(world, *wanted)
+            if id(wanted) not in shared:
+                shared[id(wanted)] = Song(world, *wanted)
+            begun[item.nodeid] = shared[id(wanted)]
     return begun
 
 

@@ -1,5 +1,5 @@
 """
-A run of one of the DAGs in ``dags/songs.py``, and what a user or an accident can do to it.
+A run of one of the DAGs in ``dags``, and what a user or an accident can do to it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,18 +50,39 @@ class World:
 
 class Song:
     """
-    A run whose task ``create`` buys; the methods speak of that task.
+    A run whose task ``create`` buys; the methods speak of that task, see :meth:`at`.
 
     :param world: Where it runs.
-    :param dag_id: One of ``dags/songs.py``.
-    :param conf: The run's conf: ``prompt``, or ``prompts`` of a mapped create.
+    :param dag_id: One of ``dags``.
+    :param conf: The run's conf: ``prompt``, or ``prompts`` of a mapped create; or ``books``, prompts by name
+        that are booked at the simulator beforehand: the run's param ``ids`` then holds an id for each, or a
+        list of ids for a list of prompts. What begins with ``id:`` is an id and is not booked.
     """
+
+    task_id = "create"
 
     def __init__(self, world: World, dag_id: str, conf: Mapping[str, Any]) -> None:
         self._world = world
         self.dag_id = dag_id
-        self.prompts: list[str] = conf.get("prompts") or [conf["prompt"]]
-        self.run_id = world.api.trigger(dag_id, conf)
+        books = conf.get("books", {})
+        self.ids = {name: self._book(wanted) for name, wanted in books.items()}
+        self.prompts: list[str] = [] if books else conf.get("prompts") or [conf["prompt"]]
+        self.run_id = world.api.trigger(dag_id, {"ids": self.ids} if books else conf)
+
+    def _book(self, wanted: str | list[str]) -> Any:
+        if isinstance(wanted, list):
+            return [self._book(prompt) for prompt in wanted]
+        if wanted.startswith("id:"):
+            return wanted.removeprefix("id:")
+        job = self._world.simulator.state.book({"task_type": "create_music", "prompt": wanted})
+        assert job is not None
+        return job.task_id
+
+    def at(self, task_id: str) -> Song:
+        """Return the same run for which the methods speak of another task."""
+        other = copy(self)
+        other.task_id = task_id
+        return other
 
     # -- what is there -------------------------------------------------------------------------------------
 
@@ -82,16 +104,38 @@ class Song:
     def instance(self, map_index: int = -1) -> dict[str, Any] | None:
         """Return the task instance, ``None`` while it is not expanded."""
         instances = self._world.api.task_instances(self.dag_id, self.run_id)
-        found = [ti for ti in instances if (ti["task_id"], ti["map_index"]) == ("create", map_index)]
+        found = [ti for ti in instances if (ti["task_id"], ti["map_index"]) == (self.task_id, map_index)]
         return found[0] if found else None
 
     def xcom(self, map_index: int = -1, *, key: str = "return_value") -> Any:
         """Return an XCom of the last try."""
-        return self._world.api.xcom(self.dag_id, self.run_id, "create", map_index=map_index, key=key)
+        return self._world.api.xcom(self.dag_id, self.run_id, self.task_id, map_index=map_index, key=key)
+
+    def find_xcom(self, key: str) -> Any:
+        """Return an XCom, or ``None``."""
+        there = self._world.api.xcom_keys(self.dag_id, self.run_id, self.task_id)
+        return self.xcom(key=key) if key in there else None
+
+    def link(self, name: str) -> str | None:
+        """Return an extra link."""
+        return self._world.api.links(self.dag_id, self.run_id, self.task_id)[name]
+
+    def exception(self) -> tuple[str, str]:
+        """Return type and text of what ended the last try."""
+        instance = self.instance()
+        assert instance is not None
+        entries = self._world.api.log_entries(self.dag_id, self.run_id, instance)
+        (found,) = [e["error_detail"][0] for e in entries if isinstance(e, dict) and e.get("error_detail")]
+        return found["exc_type"], found["exc_value"]
 
     def clip_ids(self, map_index: int = -1) -> list[str]:
         """Return the clips among the tracks that the last try returned."""
         return [track["clip_id"] for track in self.xcom(map_index)]
+
+    def workers(self, map_index: int = -1) -> list[str]:
+        """Return the ids of the processes that have begun or resumed it."""
+        file = self._world.processes / f"{self.run_id}_{self.task_id}_{map_index}"
+        return file.read_text().split() if file.exists() else []
 
     def log(self, map_index: int = -1) -> str:
         """Return everything that the last try logged."""
@@ -123,10 +167,9 @@ class Song:
         """Wait until this many processes have begun or resumed it; return the last one's id."""
 
         def started() -> list[str]:
-            pids = file.read_text().split() if file.exists() else []
+            pids = self.workers(map_index)
             return pids if len(pids) >= times else []
 
-        file = self._world.processes / f"{self.run_id}_{map_index}"
         pids = self._world.until(f"{times} processes of {self.dag_id} {map_index}", started)
         assert len(pids) == times
         return int(pids[-1])
@@ -145,7 +188,7 @@ class Song:
 
     def clear(self, map_index: int = -1) -> None:
         """Clear the task instance."""
-        self._world.api.clear(self.dag_id, self.run_id, "create", map_index)
+        self._world.api.clear(self.dag_id, self.run_id, self.task_id, map_index)
 
     def edit_prompt(self, prompt: str) -> None:
         """Change the prompt that the next try renders."""

@@ -222,7 +222,7 @@ def test_key_is_nowhere_in_airflow(song: Song, songs: dict[str, Song], airflow_h
     written = {path: path.read_bytes() for path in airflow_home.rglob("*") if path.is_file()}
 
     assert [path.name for path, data in written.items() if API_KEY.encode() in data] == []
-    for other in songs.values():  # the search finds what is there
+    for other in filter(lambda song: song.prompts, songs.values()):  # the search finds what is there
         holders = {path.suffix for path, data in written.items() if other.prompts[0].encode() in data}
         assert ".db" in holders
     assert any(path.suffix == ".log" and b"Submitting" in data for path, data in written.items())

@@ -26,7 +26,7 @@ ADOPTED = "{{ var.value.get('adopt_' ~ run_id ~ '_' ~ ti.map_index, None) }}"
 def report_process(context: Context) -> None:
     """Tell the tests which process starts or resumes this try, so that they can kill it."""
     ti = context["ti"]
-    with (Path(os.environ["E2E_PROCESSES"]) / f"{ti.run_id}_{ti.map_index}").open("a") as file:
+    with (Path(os.environ["E2E_PROCESSES"]) / f"{ti.run_id}_{ti.task_id}_{ti.map_index}").open("a") as file:
         file.write(f"{os.getpid()}\n")
 
 
