@@ -19,6 +19,7 @@ from musicapi_provider.poller import shared_poller
 from musicapi_provider.waiting import Wait, doubts_from
 
 if TYPE_CHECKING:
+    from musicapi_provider.async_client import MusicAPIAsyncClient
     from musicapi_provider.poller import Poller
     from musicapi_provider.waiting import Doubt
 
@@ -125,11 +126,10 @@ class MusicAPITaskTrigger(BaseTrigger):
             return {"status": "error", "error": type(error).__name__, "message": str(error)}
 
     async def _wait(self, wait: Wait) -> str:
-        hook = MusicAPIHook(self.musicapi_conn_id)
         poller: Poller | None = None
         while wait.seconds_left > 0:
             try:
-                async with shared_poller(self.musicapi_conn_id, hook.aclient) as poller:
+                async with shared_poller(self.musicapi_conn_id, self._client) as poller:
                     return await poller.wait(
                         wait,
                         poll_interval=self.poll_interval,
@@ -144,6 +144,10 @@ class MusicAPITaskTrigger(BaseTrigger):
                 self.log.warning("Cannot read connection %s now: %s", self.musicapi_conn_id, error)
                 await asyncio.sleep(min(CONNECTION_PAUSE, max(wait.seconds_left, 0.0)))
         return "timeout"
+
+    async def _client(self) -> MusicAPIAsyncClient:
+        # Only the first who shares needs a hook; one each would be a third of a waiting track's memory.
+        return await MusicAPIHook(self.musicapi_conn_id).aclient()
 
     async def _ended(self, wait: Wait) -> bool:
         """End the task here if that is wanted and it has succeeded; a worker ends it otherwise."""
