@@ -1,11 +1,11 @@
 """
-Measure what a thousand waiting tracks cost a process: ours against the http provider's trigger.
+Measure what a thousand waiting tracks cost a triggerer: our trigger against the http provider's.
 
-Both in a fresh process and one event loop each, against the same simulator in a third process. Ours is the
-coroutine that a trigger will await, not yet the trigger; theirs is ``HttpSensorTrigger.run``. Each track is
-looked at every 5 s and never done; starts are spread over 5 s. Ours gets the API's usual running answer,
-theirs a 404, since anything else ends its wait. Log lines are formatted and thrown away. "bare aiohttp" is
-the floor: one session, the same looks one after the other, JSON parsed and nothing judged.
+Both run in Airflow's own ``TriggerRunner`` (``benchmarks/runner.py``), each in a fresh process, against a
+simulator in another one. Each track is looked at every 5 s and never done; starts are spread over 5 s. Ours
+gets the API's usual running answer, theirs a 404, since anything else ends its wait. "Airflow alone" are
+triggers that only sleep: what the runner itself costs. "bare aiohttp" is the floor: one session, the same
+looks at the same pace, JSON parsed and nothing judged. CPU time is the measured process's.
 
 ``python -m benchmarks.poller_load`` prints a table and writes ``results/poller_load.json`` here.
 """
@@ -16,14 +16,14 @@ import argparse
 import asyncio
 import gc
 import json
-import logging
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
 import psutil
@@ -31,91 +31,82 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import write
+from benchmarks.runner import IDLE, KEY, OURS, THEIRS, CountingLog, running, set_connections
+
 PROJECT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "poller_load.json"
 TRACKS = (500, 2000)
+REPEATS = 3
 #: Seconds between looks of one track; before measuring; and of measuring.
 INTERVAL, WARM_UP, WINDOW = 5.0, 2.0, 10.0
 #: Looks a second of ours, so that it keeps the interval; the default of 10 would make it look less often.
 PACE = 2000.0
-KEY = "simulator-key"
 FLOOR = "bare aiohttp"
+WAYS = {"ours": OURS, "HttpSensorTrigger": THEIRS, "Airflow alone": IDLE}
 READ = "GET /sonic/task/{task_id}"
-
-Waits = list[Coroutine[Any, Any, object]]
+CPU = "cpu_s_per_1000_polls"
 
 
 # -- the processes that are measured ------------------------------------------------------------------------
 
 
-def our_waits(base_url: str, ids: list[str]) -> Waits:
-    """Return one wait per track, as a trigger does it."""
-    from musicapi_provider.async_client import MusicAPIAsyncClient
-    from musicapi_provider.poller import shared_poller
-    from musicapi_provider.settings import ClientSettings
-    from musicapi_provider.waiting import Wait
-
-    settings = ClientSettings(KEY, base_url, poll_interval=INTERVAL, polls_per_second=PACE)
-
-    async def make_client() -> MusicAPIAsyncClient:
-        return MusicAPIAsyncClient(settings)
-
-    async def wait_for(id_: str) -> str:
-        async with shared_poller("benchmark", make_client) as poller:
-            return await poller.wait(Wait([id_], 3600.0))
-
-    return [wait_for(id_) for id_ in ids]
-
-
-def their_waits(base_url: str, ids: list[str]) -> Waits:
-    """Return one run of the http provider's trigger per track."""
-    connection = {"conn_type": "http", "host": base_url, "extra": {"Authorization": f"Bearer {KEY}"}}
-    os.environ["AIRFLOW_CONN_HTTP_DEFAULT"] = json.dumps(connection)
-    from airflow.providers.http.triggers.http import HttpSensorTrigger
-
-    async def wait_for(id_: str) -> object:
-        trigger = HttpSensorTrigger(endpoint=f"sonic/task/{id_}", method="GET", poke_interval=INTERVAL)
-        return await anext(aiter(trigger.run()))
-
-    return [wait_for(id_) for id_ in ids]
-
-
-WAITS: dict[str, Callable[[str, list[str]], Waits]] = {"ours": our_waits, "HttpSensorTrigger": their_waits}
+def arguments_of(way: str, ids: list[str], *, interval: float = INTERVAL) -> list[dict[str, Any]]:
+    """Return each track's trigger arguments, as the sensors would make them."""
+    if way == "ours":
+        settings = {"musicapi_conn_id": "musicapi_default", "timeout": 3600.0, "poll_interval": interval}
+        return [{"music_task_ids": [id_], "started": time.time(), **settings} for id_ in ids]
+    if way == "HttpSensorTrigger":
+        return [{"endpoint": f"sonic/task/{id_}", "method": "GET", "poke_interval": interval} for id_ in ids]
+    return [{"moment": datetime(2100, 1, 1, tzinfo=UTC)} for _ in ids]
 
 
 async def measure(way: str, base_url: str, ids: list[str]) -> dict[str, float]:
     """Return what waiting for these tracks costs this process."""
-    await _one_look(way, base_url, ids[0])  # imports and first-time work are not the tracks' cost
-    process, lags = psutil.Process(), []
-    gc.collect()
-    memory = process.memory_info().rss
-    waits = []  # begun evenly, because theirs would otherwise all look at once for ever
-    for coroutine in WAITS[way](base_url, ids):
-        waits.append(asyncio.create_task(coroutine))
-        await asyncio.sleep(INTERVAL / len(ids))
-    await asyncio.sleep(WARM_UP)
-    before, cpu, began = _counters(base_url), time.process_time(), time.monotonic()
+    set_connections(base_url, polls_per_second=PACE)
+    process = psutil.Process()
+    async with running() as runner:
+        # Imports and first-time work are not the tracks' cost.
+        await runner.give(WAYS[way], arguments_of(way, ids[:1], interval=0.5), seconds=2)
+        await runner.clear()
+        before = await counters(base_url)
+        gc.collect()
+        memory = process.memory_info().rss
+        await runner.give(WAYS[way], arguments_of(way, ids), seconds=INTERVAL)
+        await asyncio.sleep(WARM_UP)
+        figures, polls = await _window(base_url, runner.log)
+        gc.collect()
+        grown = process.memory_info().rss - memory
+        assert runner.waiting == len(ids), "a wait ended"
+        after = await counters(base_url)
+    cpu = figures.pop("cpu_s")
+    return {
+        "polls_per_second": polls / figures.pop("seconds"),
+        **({CPU: 1000 * cpu / polls} if polls else {"cpu_s_per_s": cpu / WINDOW}),
+        # Three are of counting.
+        "connections_opened": after["connections_opened"] - before["connections_opened"] - 3,
+        **figures,
+        "rss_kib_per_track": grown / 1024 / len(ids),
+    }
+
+
+async def _window(base_url: str, log: CountingLog) -> tuple[dict[str, float], int]:
+    """Return CPU, lag and log of some seconds, and the looks in them."""
+    lags, lines, blocked = [], log.lines, log.blocked
+    before, cpu, began = await counters(base_url), time.process_time(), time.monotonic()
     while time.monotonic() - began < WINDOW:
         due = time.monotonic() + 0.02
         await asyncio.sleep(0.02)
         lags.append(time.monotonic() - due)
     cpu, seconds = time.process_time() - cpu, time.monotonic() - began
-    after = _counters(base_url)
-    gc.collect()
-    grown = process.memory_info().rss - memory
-    assert not any(wait.done() for wait in waits), "a wait ended"
-    for wait in waits:
-        wait.cancel()
-    await asyncio.gather(*waits, return_exceptions=True)
-    polls = after["requests"][READ] - before["requests"][READ]
-    opened = after["connections_opened"] - before["connections_opened"] - 1  # one is of the second counting
-    return {
-        "polls_per_second": polls / seconds,
-        "cpu_seconds_per_1000_polls": 1000 * cpu / polls,
-        "connections_opened": opened,
+    polls = (await counters(base_url))["requests"].get(READ, 0) - before["requests"].get(READ, 0)
+    figures = {
+        "cpu_s": cpu,
+        "seconds": seconds,
         "loop_lag_p99_ms": 1000 * quantiles(lags, n=100)[-1],
-        "rss_kib_per_track": grown / 1024 / len(ids),
+        "blocked_warnings": log.blocked - blocked,
+        "log_lines": log.lines - lines,
     }
+    return figures, polls
 
 
 async def measure_floor(base_url: str, ids: list[str]) -> dict[str, float]:
@@ -123,31 +114,30 @@ async def measure_floor(base_url: str, ids: list[str]) -> dict[str, float]:
     import aiohttp
 
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session:
-        cpu = time.process_time()
-        for id_ in ids:
+
+        async def look(id_: str) -> None:
             async with session.get(f"{base_url}/sonic/task/{id_}") as response:
                 json.loads(await response.text())
+
+        await look(ids[0])
+        cpu = time.process_time()
+        for id_ in ids:
+            await look(id_)
             await asyncio.sleep(INTERVAL / len(ids))
-    return {"cpu_seconds_per_1000_polls": 1000 * (time.process_time() - cpu) / len(ids)}
+    return {CPU: 1000 * (time.process_time() - cpu) / len(ids)}
 
 
-async def _one_look(way: str, base_url: str, id_: str) -> None:
-    (wait,) = (asyncio.create_task(wait) for wait in WAITS[way](base_url, [id_]))
-    await asyncio.sleep(INTERVAL + 1 if way == "ours" else 1)
-    wait.cancel()
-    await asyncio.gather(wait, return_exceptions=True)
-
-
-def _counters(base_url: str) -> dict[str, Any]:
-    # Blocks the loop for a moment, twice, outside of the lag's measuring.
-    counters: dict[str, Any] = requests.get(_control(base_url, "state"), timeout=30).json()
-    return counters
+async def counters(base_url: str) -> dict[str, Any]:
+    """Return the simulator's counters."""
+    answer = await asyncio.to_thread(requests.get, control(base_url, "state"), timeout=30)
+    return dict(answer.json())
 
 
 # -- the parent ---------------------------------------------------------------------------------------------
 
 
-def _control(base_url: str, path: str) -> str:
+def control(base_url: str, path: str) -> str:
+    """Return the address of a control of the simulator."""
     return base_url.removesuffix("/api/v1") + f"/_control/{path}"
 
 
@@ -160,76 +150,96 @@ def buy(base_url: str, tracks: int) -> list[str]:
     return [answer.json()["task_id"] for answer in answers]
 
 
+@contextmanager
+def simulator() -> Iterator[str]:
+    """Run a simulator of its own process; give its base URL."""
+    command = [sys.executable, "-m", "include.musicapi_simulator", "--credits", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[3]
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def run(way: str, tracks: int) -> dict[str, Any]:
     """Start a simulator and a measured process; return its figures."""
-    simulator = subprocess.Popen(
-        [sys.executable, "-m", "include.musicapi_simulator", "--credits", "1000000"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-    )
-    try:
-        assert simulator.stdout is not None
-        base_url = simulator.stdout.readline().split()[3]
+    with simulator() as base_url:
         ids = buy(base_url, tracks)
         if way == "HttpSensorTrigger":
-            requests.post(_control(base_url, "scenarios"), json={"name": "unknown-404"}, timeout=30)
+            requests.post(control(base_url, "scenarios"), json={"name": "unknown-404"}, timeout=30)
         command = [sys.executable, "-m", "benchmarks.poller_load", "--measure", way, "--base-url", base_url]
         result = subprocess.run(
-            command, input=json.dumps(ids), capture_output=True, text=True, check=True, cwd=PROJECT
+            command, input=json.dumps(ids), capture_output=True, text=True, check=False, cwd=PROJECT
         )
-    finally:
-        simulator.terminate()
-        simulator.wait()
-    return {"way": way, "tracks": tracks, **json.loads(result.stdout.splitlines()[-1])}
+        assert result.returncode == 0, result.stderr[-2000:]
+    figures: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return figures
+
+
+def spread_of(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return median, least and most of each figure."""
+    return {
+        name: {"median": median(values), "min": min(values), "max": max(values)}
+        for name in runs[0]
+        if (values := [figures[name] for figures in runs])
+    }
 
 
 def table_of(results: list[dict[str, Any]]) -> Table:
     """Return the figures as a table."""
-    table = Table(title=f"Tracks waiting, a look each {INTERVAL:g} s")
-    names = [name for name in results[0] if name != "way"]
-    table.add_column("way of waiting")
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+    table = Table(title=f"Tracks waiting, a look each {INTERVAL:g} s; median (range of {REPEATS} runs)")
+    names = list(dict.fromkeys(name for row in results for name in row["figures"]))
+    for name in ("way of waiting", "tracks", *names):
+        table.add_column(name.replace("_", " "), justify="left" if name == "way of waiting" else "right")
     for row in results:
-        table.add_row(
-            row["way"],
-            *(f"{row[name]:.2f}" if isinstance(row[name], float) else str(row[name]) for name in names),
-        )
+        table.add_row(row["way"], str(row["tracks"]), *(_cell(row["figures"].get(name)) for name in names))
     return table
+
+
+def _cell(figure: dict[str, float] | None) -> str:
+    if figure is None:
+        return ""
+    low, high = figure["min"], figure["max"]
+    digits = 0 if figure["median"] >= 100 or float(figure["median"]).is_integer() else 2
+    middle = f"{figure['median']:.{digits}f}"
+    return middle if low == high else f"{middle} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", choices=[*WAITS, FLOOR], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=[*WAYS, FLOOR], help=argparse.SUPPRESS)
     parser.add_argument("--base-url", help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     given = parser.parse_args()
     if given.measure:
-        logging.basicConfig(filename=os.devnull, level=logging.INFO, force=True)
         ids = json.loads(sys.stdin.read())
-        if given.measure == FLOOR:
-            figures = asyncio.run(measure_floor(given.base_url, ids))
-        else:
-            figures = asyncio.run(measure(given.measure, given.base_url, ids))
-        print(json.dumps(figures))
+        measured = measure_floor(given.base_url, ids) if given.measure == FLOOR else None
+        print("\n" + json.dumps(asyncio.run(measured or measure(given.measure, given.base_url, ids))))
         return
-    results = [run(way, tracks) for tracks in TRACKS for way in WAITS]
-    floor = run(FLOOR, TRACKS[-1])
-    Console(width=150).print(table_of(results))
-    ratios = {
-        str(ours["tracks"]): {
-            name: ours[name] / theirs[name] for name in ours if name not in ("way", "tracks") and theirs[name]
-        }
-        for ours, theirs in zip(results[::2], results[1::2], strict=True)
+    runs: dict[tuple[int, str], list[dict[str, float]]] = {}
+    for _ in range(given.repeats):  # in turn, so that a busy minute of the machine hits all of them
+        for tracks in TRACKS:
+            for way in (*WAYS, FLOOR):
+                runs.setdefault((tracks, way), []).append(run(way, tracks))
+    results = [
+        {"way": way, "tracks": tracks, "figures": spread_of(found)} for (tracks, way), found in runs.items()
+    ]
+    shares = {
+        str(tracks): spread_of(
+            [
+                {"cpu_ours_over_theirs": ours[CPU] / theirs[CPU]}
+                for ours, theirs in zip(runs[tracks, "ours"], runs[tracks, "HttpSensorTrigger"], strict=True)
+            ]
+        )
+        for tracks in TRACKS
     }
-    shares = {tracks: f"{ratio['cpu_seconds_per_1000_polls']:.0%}" for tracks, ratio in ratios.items()}
-    print("CPU of ours as a share of theirs, by tracks:", shares)
-    print(f"bare aiohttp: {floor['cpu_seconds_per_1000_polls']:.2f} CPU s per 1,000 polls")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"results": results, "floor": floor, "ours_over_theirs": ratios}, indent=1) + "\n"
-    )
+    Console(width=190).print(table_of(results))
+    for number, share in shares.items():
+        print(f"CPU of ours over theirs with {number} tracks: {_cell(share['cpu_ours_over_theirs'])}")
+    write("poller_load", {"in": "Airflow's TriggerRunner, in-process", "results": results, "shares": shares})
 
 
 if __name__ == "__main__":
