@@ -1,0 +1,112 @@
+"""A real Airflow, every part a process, and a simulator: for the benchmarks that need them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from benchmarks.runner import KEY
+from include.local.stack import Stack, connection_json
+from include.musicapi_simulator import Settings, SimulatorServer
+
+if TYPE_CHECKING:
+    from include.local.airflow_api import AirflowAPI
+
+HERE = Path(__file__).parent
+QUICK = {
+    "CORE__PARALLELISM": "8",
+    "CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
+    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+    # How soon a triggerer takes over what a killed one has left.
+    "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
+}
+
+
+@dataclass
+class World:
+    """
+    What a benchmark acts on.
+
+    :param ids: Music tasks that run until the benchmark ends them.
+    :param starts: File to which each worker process of a task adds its task's name.
+    """
+
+    stack: Stack
+    api: AirflowAPI
+    simulator: SimulatorServer
+    ids: list[str]
+    starts: Path
+
+    def until(self, what: str, reached: Callable[[], Any], *, patience: float = 300.0) -> float:
+        """Wait until a condition is true; return the seconds that took."""
+        began = time.monotonic()
+        while not reached():
+            self.stack.check_alive()
+            assert time.monotonic() - began < patience, f"not within {patience:g} s: {what}"
+            time.sleep(0.25)
+        return time.monotonic() - began
+
+    def states(self, dag_id: str, run_id: str) -> Counter[str]:
+        """Return how many task instances of a run are in each state."""
+        return Counter(str(ti["state"]) for ti in self.api.task_instances(dag_id, run_id))
+
+    def reads(self) -> list[int]:
+        """Return how often each music task was looked at."""
+        return [self.simulator.state.jobs[id_].reads for id_ in self.ids]
+
+    def finish(self) -> None:
+        """End all music tasks."""
+        for id_ in self.ids:
+            self.simulator.state.finish(id_)
+
+    def worker_starts(self) -> Counter[str]:
+        """Return how many worker processes each operator got."""
+        return Counter(self.starts.read_text().split() if self.starts.exists() else [])
+
+    def triggerer(self) -> tuple[psutil.Process, psutil.Process]:
+        """Return the triggerer's supervisor, and its child that runs the triggers."""
+        supervisor = psutil.Process(self.stack._processes["triggerer"].pid)
+        (runner,) = supervisor.children()
+        return supervisor, runner
+
+    def triggerer_log(self) -> str:
+        """Return what the triggerer has printed."""
+        return (self.stack.home / "processes" / "triggerer.log").read_text(errors="replace")
+
+
+@contextmanager
+def world(tracks: int, dag_ids: list[str], **extra: Any) -> Iterator[World]:
+    """Start everything, with music tasks that are running already; give it when the DAGs are parsed."""
+    settings = Settings(api_key=KEY, credits=10**6, song_seconds=1, job_rule="seconds:1000000")
+    with TemporaryDirectory(prefix="benchmark-") as name, SimulatorServer(settings) as simulator:
+        folder = Path(name)
+        body = {"task_type": "create_music", "prompt": "a song that takes its time"}
+        jobs = [simulator.state.book(dict(body)) for _ in range(tracks)]
+        ids = [job.task_id for job in jobs if job]
+        (folder / "ids.json").write_text(json.dumps(ids))
+        http = {"conn_type": "http", "host": simulator.base_url, "extra": {"Authorization": f"Bearer {KEY}"}}
+        environment = {f"AIRFLOW__{key}": value for key, value in QUICK.items()} | {
+            "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
+            "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(simulator.base_url, KEY, **extra),
+            "AIRFLOW_CONN_HTTP_DEFAULT": json.dumps(http),
+            "BENCHMARK_IDS": str(folder / "ids.json"),
+            "BENCHMARK_STARTS": str(folder / "starts"),
+        }
+        with Stack(home=folder / "airflow", settings=environment) as stack:
+            stack.migrate()
+            stack.start_airflow()
+            api = stack.api()
+            for dag_id in dag_ids:
+                stack.wait_for_dag(api, dag_id)
+            yield World(stack, api, simulator, ids, folder / "starts")
+            stack.kill("triggerer")  # it would take ten seconds to say goodbye
