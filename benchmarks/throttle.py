@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -38,6 +39,9 @@ CASES = {
     "HttpSensorTrigger": ("HttpSensorTrigger", 0),
 }
 
+#: Goes before the 404 that keeps theirs waiting.
+REFUSED = replace(find("read-429"), stage=Stage.POLL)
+
 
 class Refusal(Armed):
     """A 429 for one look, which remembers when."""
@@ -55,7 +59,7 @@ async def measure(case: str, simulator: SimulatorServer, ids: list[str]) -> dict
     """Return the looks before, during and after the pause."""
     way, pace = CASES[case]
     set_connections(simulator.base_url, **({"polls_per_second": pace} if pace else {}))
-    state, refusal = simulator.state, Refusal(find("read-429"), 1)
+    state, refusal = simulator.state, Refusal(REFUSED, 1)
     if way == "HttpSensorTrigger":
         state.scenario("unknown-404", times=None)
     times: list[tuple[float, int]] = []

@@ -23,19 +23,20 @@ from include.local.stack import end_by_signal
 TRACKS = 100
 #: Seconds between looks; seconds of looking before the kill, of being dead, and of looking after the restart.
 INTERVAL, BEFORE, DEAD, AFTER = 5.0, 15.0, 5.0, 15.0
-KINDS = {"worker-free": "bench_ours", "deferrable, mapped": "bench_deferrable"}
+KINDS = {
+    "worker-free": [f"bench_ours_{number}" for number in range(TRACKS // 20)],
+    "deferrable, mapped": ["bench_deferrable"],
+}
 
 
-def measure(here: World, dag_id: str) -> dict[str, Any]:
-    """Run a DAG, kill the triggerer while all tracks wait; return what happened."""
+def measure(here: World, dag_ids: list[str]) -> dict[str, Any]:
+    """Run DAGs, kill the triggerer while all tracks wait; return what happened."""
     for id_ in here.ids:
         here.simulator.state.jobs[id_].finished = False
     starts = here.worker_starts()
     before_run = here.reads()
-    run_id = here.api.trigger(dag_id, {})
-    to_deferred = here.until(
-        "all deferred", lambda: here.states(dag_id, run_id) == {"deferred": len(here.ids)}
-    )
+    runs = {dag_id: here.api.trigger(dag_id, {}) for dag_id in dag_ids}
+    to_deferred = here.until("all deferred", lambda: here.all_states(runs) == {"deferred": len(here.ids)})
     seen = here.reads()
     here.until(
         "all looked at in the triggerer",
@@ -54,9 +55,9 @@ def measure(here: World, dag_id: str) -> dict[str, Any]:
     )
     rate_after = _rates(here, AFTER)
     here.finish()
-    to_end = here.until("the run's end", lambda: here.api.run_state(dag_id, run_id) in ("success", "failed"))
-    states = here.states(dag_id, run_id)
-    tries = {ti["try_number"] for ti in here.api.task_instances(dag_id, run_id)}
+    to_end = here.until("the run's end", lambda: here.all_over(runs))
+    states = here.all_states(runs)
+    tries = {ti["try_number"] for run in runs.items() for ti in here.api.task_instances(*run)}
     return {
         "states": dict(states),
         "tries": sorted(tries),
@@ -105,8 +106,10 @@ def _cell(value: Any) -> str:
 def main() -> None:
     """Measure, print, write."""
     end_by_signal()
-    with world(TRACKS, list(KINDS.values()), polls_per_second=100) as here:
-        results = {kind: measure(here, dag_id) for kind, dag_id in KINDS.items()}
+    with world(
+        TRACKS, [dag_id for dag_ids in KINDS.values() for dag_id in dag_ids], polls_per_second=100
+    ) as here:
+        results = {kind: measure(here, dag_ids) for kind, dag_ids in KINDS.items()}
     Console(width=120).print(table_of(results))
     write("triggerer_kill", {"tracks": TRACKS, "interval": INTERVAL, "results": results})
 

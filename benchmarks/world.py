@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,14 @@ class World:
     def states(self, dag_id: str, run_id: str) -> Counter[str]:
         """Return how many task instances of a run are in each state."""
         return Counter(str(ti["state"]) for ti in self.api.task_instances(dag_id, run_id))
+
+    def all_states(self, runs: Mapping[str, str]) -> Counter[str]:
+        """Return how many task instances of several runs are in each state."""
+        return sum((self.states(*run) for run in runs.items()), Counter())
+
+    def all_over(self, runs: Mapping[str, str]) -> bool:
+        """Tell whether several runs have ended."""
+        return all(self.api.run_state(*run) in ("success", "failed") for run in runs.items())
 
     def reads(self) -> list[int]:
         """Return how often each music task was looked at."""
