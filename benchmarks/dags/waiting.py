@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, dag
+from airflow.sdk import DAG, BaseOperator, dag
 from airflow.triggers.base import StartTriggerArgs
 
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
@@ -75,5 +75,6 @@ def bench_deferrable() -> None:
 # DAGs of 20 tasks: Airflow gives each trigger that starts there its own copy of the whole DAG.
 for start in range(0, len(IDS), 20):
     for waits in (bench_ours, bench_theirs):
-        dag(f"{waits.__name__}_{start // 20}", schedule=None)(waits)(IDS[start : start + 20])
+        with DAG(f"{waits.__name__}_{start // 20}", schedule=None):
+            waits(IDS[start : start + 20])
 bench_deferrable()
