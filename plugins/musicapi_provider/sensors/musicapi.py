@@ -55,7 +55,9 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         touches a worker, which spares two worker starts and about a second (``airflow-notes.md``). Failures
         go to a worker, so that they mean the same. It starts on a worker when mapped or when the ids come
         from a mapped task, and ends on one with ``outlets`` or a custom XCom backend. Airflow calls no
-        listeners for such an end. Off by default.
+        listeners for such an end, and gives each trigger that starts a task a copy of the whole DAG: with
+        500 such sensors in one DAG that was 2.9 MiB each (measured), so keep those DAGs small. Off by
+        default.
     :param prompt_id: The prompt table's row that this belongs to, for labels and logs (templated).
     :raises ValueError: ``worker_free`` with a template as ``music_task_id``: pass an id or a task's output.
     :raises AirflowFailException: failed, refused or unknown; a retry cannot cure it.
