@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+from include.local.stack import connection_json
+
 KEY = "simulator-key"
 OURS = "musicapi_provider.triggers.musicapi.MusicAPITaskTrigger"
 THEIRS = "airflow.providers.http.triggers.http.HttpSensorTrigger"
@@ -21,14 +23,18 @@ THEIRS = "airflow.providers.http.triggers.http.HttpSensorTrigger"
 IDLE = "airflow.providers.standard.triggers.temporal.DateTimeTrigger"
 
 
+def connections(base_url: str, **extra: Any) -> dict[str, str]:
+    """Return both ways' connection as environment variables."""
+    http = {"conn_type": "http", "host": base_url, "extra": {"Authorization": f"Bearer {KEY}"}}
+    return {
+        "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(base_url, KEY, **extra),
+        "AIRFLOW_CONN_HTTP_DEFAULT": json.dumps(http),
+    }
+
+
 def set_connections(base_url: str, **extra: Any) -> None:
     """Set both ways' connection, as users do with an environment variable."""
-    os.environ["AIRFLOW_CONN_MUSICAPI_DEFAULT"] = json.dumps(
-        {"conn_type": "musicapi", "host": base_url, "password": KEY, "extra": extra}
-    )
-    os.environ["AIRFLOW_CONN_HTTP_DEFAULT"] = json.dumps(
-        {"conn_type": "http", "host": base_url, "extra": {"Authorization": f"Bearer {KEY}"}}
-    )
+    os.environ.update(connections(base_url, **extra))
 
 
 class CountingLog(io.RawIOBase):

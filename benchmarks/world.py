@@ -14,22 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from benchmarks.runner import KEY
-from include.local.stack import Stack, connection_json
+from benchmarks.runner import KEY, connections
+from include.local.stack import IN_A_HURRY, Stack
 from include.musicapi_simulator import Settings, SimulatorServer
 
 if TYPE_CHECKING:
     from include.local.airflow_api import AirflowAPI
 
 HERE = Path(__file__).parent
-QUICK = {
-    "CORE__PARALLELISM": "8",
-    "CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
-    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-    # How soon a triggerer takes over what a killed one has left.
-    "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
-}
 
 
 @dataclass
@@ -102,19 +94,15 @@ def world(tracks: int, dag_ids: list[str], **extra: Any) -> Iterator[World]:
         jobs = [simulator.state.book(dict(body)) for _ in range(tracks)]
         ids = [job.task_id for job in jobs if job]
         (folder / "ids.json").write_text(json.dumps(ids))
-        http = {"conn_type": "http", "host": simulator.base_url, "extra": {"Authorization": f"Bearer {KEY}"}}
-        environment = {f"AIRFLOW__{key}": value for key, value in QUICK.items()} | {
+        environment = {
+            **IN_A_HURRY,
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
             "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
-            "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(simulator.base_url, KEY, **extra),
-            "AIRFLOW_CONN_HTTP_DEFAULT": json.dumps(http),
+            **connections(simulator.base_url, **extra),
             "BENCHMARK_IDS": str(folder / "ids.json"),
             "BENCHMARK_STARTS": str(folder / "starts"),
         }
         with Stack(home=folder / "airflow", settings=environment) as stack:
-            stack.migrate()
-            stack.start_airflow()
-            api = stack.api()
-            for dag_id in dag_ids:
-                stack.wait_for_dag(api, dag_id)
+            api = stack.start_with(dag_ids)
             yield World(stack, api, simulator, ids, folder / "starts")
             stack.kill("triggerer")  # it would take ten seconds to say goodbye

@@ -24,6 +24,7 @@ from musicapi_provider.submission import (
     Standing,
     UnknownOutcome,
     fingerprint_of,
+    run_of,
     standing,
 )
 
@@ -136,7 +137,7 @@ def credits_of_run(
     spent = perhaps = 0.0
     for entry in manifest:
         known = _standing(folder, entry)
-        if known.bought_in.rpartition("#")[0] == run_id:
+        if run_of(known.bought_in) == run_id:
             perhaps += known.price if known.state == UNKNOWN else 0.0
             spent += known.price if known.state == SUBMITTED and entry["state"] != FAILED else 0.0
     return spent, perhaps

@@ -112,6 +112,11 @@ class Record:
         """Whether a request was about to leave and nothing is known of its answer."""
         return self.music_task_id is None
 
+    @property
+    def paid(self) -> float:
+        """Expected price of all that is known to be paid and not refunded, the last purchase included."""
+        return self.spent + self.credits
+
     @classmethod
     def after(cls, before: Record | None, generation: str, *, refunded: bool = False) -> Record:
         """
@@ -119,11 +124,12 @@ class Record:
 
         :param refunded: The purchase before it has failed and was refunded.
         """
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        intent = cls(_now(), generation, bought_in=generation)
         if before is None:
-            return cls(now, generation, bought_in=generation)
-        intent = replace(before, at=now, generation=generation, music_task_id=None, bought_in=generation)
-        intent = replace(intent, balance=None, credits=0.0)
+            return intent
+        intent = replace(
+            intent, earlier=before.earlier, lost_at=before.lost_at, spent=before.spent, lost=before.lost
+        )
         if before.music_task_id is None:
             return replace(intent, lost_at=(*before.lost_at, before.at), lost=before.lost + before.credits)
         earlier = (*before.earlier, before.music_task_id)
@@ -235,6 +241,20 @@ class Standing:
     bought_in: str = ""
 
 
+def generation_of(run_id: str, max_tries: int) -> str:
+    """
+    Return what all tries of a task share and a clear changes; :func:`run_of` reads it.
+
+    Airflow raises ``max_tries`` with each clear and leaves it alone for the retries in between.
+    """
+    return f"{run_id}#{max_tries}"
+
+
+def run_of(generation: str) -> str:
+    """Return the dag run of a generation."""
+    return generation.rpartition("#")[0]
+
+
 def fingerprint_of(body: Mapping[str, Any], *, account: str) -> str:
     """
     Return a digest of what is bought: the same body on the same account is the same purchase.
@@ -316,16 +336,14 @@ def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, gener
     """Record a music task that exists already as this purchase; buys nothing, settles a lost answer."""
     ledger = Ledger(store)
     before = ledger.get(fingerprint)
-    earlier = Record.after(before, generation).earlier
-    kept = tuple(id_ for id_ in earlier if id_ != music_task_id)
-    lost_at = before.lost_at if before else ()
-    record = Record(Record.after(None, generation).at, generation, music_task_id, kept, lost_at)
-    if before is not None:
-        # What settles a lost answer, or was on record already, was paid for here; else something else was.
-        ours = before.music_task_id in (None, music_task_id)
-        spent = before.spent + (0.0 if ours else before.credits)
-        record = replace(record, credits=before.credits if ours else 0.0, spent=spent, lost=before.lost)
-        record = replace(record, bought_in=before.bought_in if ours else "")
+    record = Record.after(before, generation)
+    if before is not None and before.music_task_id in (None, music_task_id):
+        # What settles a lost answer, or was on record already, was paid for here.
+        record = replace(before, at=record.at, generation=generation, balance=None)
+    else:
+        record = replace(record, bought_in="")
+    earlier = tuple(id_ for id_ in record.earlier if id_ != music_task_id)
+    record = replace(record, music_task_id=music_task_id, earlier=earlier)
     ledger.put(fingerprint, record)
     return _submitted(record, bought=False)
 
@@ -351,7 +369,7 @@ def standing(store: SubmissionStore, fingerprint: str | None) -> Standing:
     known = Standing(
         SUBMITTED,
         record.music_task_id,
-        credits=record.spent + record.credits,
+        credits=record.paid,
         lost_credits=record.lost,
         price=record.credits,
         bought_in=record.bought_in,
@@ -362,8 +380,11 @@ def standing(store: SubmissionStore, fingerprint: str | None) -> Standing:
 
 
 def _submitted(record: Record, *, bought: bool) -> Submitted:
-    credits = record.spent + record.credits
-    return Submitted(str(record.music_task_id), bought, credits=credits, lost_credits=record.lost)
+    return Submitted(str(record.music_task_id), bought, credits=record.paid, lost_credits=record.lost)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class _Due(StrEnum):

@@ -92,14 +92,17 @@ def start_args(sensor: MusicAPITaskSensor) -> StartTriggerArgs | None:
 
 async def ids_from(source: Mapping[str, Any], ti: Any) -> Any:
     """Return what the upstream task has left in XCom: ids, or whatever it is."""
-    return await XCom.aget_one(
-        key=source["key"], dag_id=ti.dag_id, task_id=source["task_id"], run_id=ti.run_id, map_index=-1
-    )
+    return await XCom.aget_one(**{**_place(ti), **source, "map_index": -1})
+
+
+def _place(ti: Any) -> dict[str, Any]:
+    """Return where this task's own XComs are."""
+    return {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
 
 
 async def started(ti: Any) -> float:
     """Return when this try's wait began, in epoch seconds: now, or before a triggerer went down."""
-    place = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+    place = _place(ti)
     known = await XCom.aget_one(key=STARTED_KEY, **place)
     if isinstance(known, dict) and known.get("try_number") == ti.try_number:
         return float(known["started"])
@@ -120,7 +123,7 @@ async def _forget_result(place: Mapping[str, Any]) -> None:
 
 async def push_result(tracks: Sequence[dict[str, Any]], ti: Any) -> None:
     """Leave the result and the link in XCom, as a worker would."""
-    place = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+    place = _place(ti)
     length = len(tracks) if ti.map_index < 0 else None  # for tasks that are mapped over the result
     await XCom.aset(key="return_value", value=list(tracks), _mapped_length=length, **place)
     await XCom.aset(key=MusicAPIListenLink().xcom_key, value=first_audio_url(list(tracks)), **place)

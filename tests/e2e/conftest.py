@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from include.local.stack import Stack, connection_json
+from include.local.stack import IN_A_HURRY, Stack, connection_json
 from include.musicapi_simulator import Settings, SimulatorServer
 from tests.e2e.song import Song, World
 
@@ -18,14 +18,6 @@ DAGS = (
     *("e2e_create", "e2e_create_resubmitting", "e2e_create_and_defer", "e2e_create_mapped"),
     *("e2e_wait", "e2e_wait_in_many_ways", "e2e_wait_mapped", "e2e_wait_short"),
 )
-#: Airflow in a hurry.
-QUICK = {
-    "CORE__PARALLELISM": "8",
-    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-    # How soon a triggerer takes over what a killed one has left.
-    "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
-}
 
 
 @pytest.fixture(scope="package")
@@ -44,17 +36,14 @@ def world(api_simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("e2e")
     processes = folder / "processes"
     processes.mkdir()
-    settings = {f"AIRFLOW__{name}": value for name, value in QUICK.items()} | {
+    settings = {
+        **IN_A_HURRY,
         "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
         "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(api_simulator.base_url, API_KEY, timeout=120),
         "E2E_PROCESSES": str(processes),
     }
     with Stack(home=folder / "airflow", settings=settings) as stack:
-        stack.migrate()
-        stack.start_airflow()
-        api = stack.api()
-        for dag_id in DAGS:
-            stack.wait_for_dag(api, dag_id)
+        api = stack.start_with(DAGS)
         yield World(stack, api, api_simulator, processes)
         stack.kill("triggerer")  # it would take ten seconds to say goodbye
 

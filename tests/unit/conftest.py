@@ -28,8 +28,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from musicapi_provider import control_flow, storage, submission, verdict, waiting
+from musicapi_provider import control_flow, exceptions, storage, submission, verdict, waiting
+from musicapi_provider.exceptions import MusicAPIError
 
+#: Every error class of the provider, and those that a later try can cure.
+ERROR_CLASSES = [
+    cls for cls in vars(exceptions).values() if isinstance(cls, type) and issubclass(cls, MusicAPIError)
+]
+RETRYABLE = {
+    exceptions.MusicAPIThrottledError,
+    exceptions.MusicAPINotSentError,
+    exceptions.MusicAPITransientError,
+    exceptions.MusicAPIStorageError,
+}
 #: What an odd server answers: status, headers, body.
 OddAnswer = tuple[int, dict[str, str], str]
 

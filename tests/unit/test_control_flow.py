@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout
 
-from musicapi_provider import exceptions
 from musicapi_provider.control_flow import airflow_errors, checked_ids
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
@@ -19,22 +18,10 @@ from musicapi_provider.exceptions import (
     MusicAPITaskFailedError,
     Spent,
 )
+from tests.unit.conftest import ERROR_CLASSES, RETRYABLE
 
 
-def _subclasses(cls: type[MusicAPIError]) -> list[type[MusicAPIError]]:
-    return [found for sub in cls.__subclasses__() for found in (sub, *_subclasses(sub))]
-
-
-CLASSES = [MusicAPIError, *_subclasses(MusicAPIError)]
-RETRYABLE = {
-    exceptions.MusicAPIThrottledError,
-    exceptions.MusicAPINotSentError,
-    exceptions.MusicAPITransientError,
-    exceptions.MusicAPIStorageError,
-}
-
-
-@pytest.mark.parametrize("error_class", CLASSES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("error_class", ERROR_CLASSES, ids=lambda cls: cls.__name__)
 def test_airflow_errors(error_class: type[MusicAPIError]) -> None:
     """Out of time, hopeless, or left to the task's retries: each class has its way, and says its words."""
     error = error_class("what happened", next_step="do this")

@@ -8,29 +8,20 @@ from typing import TYPE_CHECKING
 import pytest
 from airflow.sdk import RetryAction
 
-from musicapi_provider import exceptions
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIThrottledError, MusicAPITransientError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.retry_policy import MusicAPIRetryPolicy
 from musicapi_provider.settings import MAX_RETRY_AFTER
 from tests.conftest import QUICK
+from tests.unit.conftest import ERROR_CLASSES, RETRYABLE
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
 
-CLASSES = [
-    cls for cls in vars(exceptions).values() if isinstance(cls, type) and issubclass(cls, MusicAPIError)
-]
-RETRYABLE = {
-    exceptions.MusicAPIThrottledError,
-    exceptions.MusicAPINotSentError,
-    exceptions.MusicAPITransientError,
-    exceptions.MusicAPIStorageError,
-}
 BODY = {"task_type": "create_music", "mv": "sonic-v5", "custom_mode": True, "prompt": "La la"}
 
 
-@pytest.mark.parametrize("error_class", CLASSES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("error_class", ERROR_CLASSES, ids=lambda cls: cls.__name__)
 def test_retry_policy_decides_as_the_operators_do(error_class: type[MusicAPIError]) -> None:
     """One rule for the operators and for tasks of one's own; the reason goes to the log."""
     error = error_class("what happened")

@@ -34,6 +34,7 @@ from musicapi_provider.submission import (
     UnknownOutcome,
     adopt,
     fingerprint_of,
+    generation_of,
     standing,
     submit,
 )
@@ -236,8 +237,7 @@ class MusicAPICreateOperator(WaitsForTracks):
 
     def execute(self, context: Context) -> str | list[dict[str, Any]]:
         """Submit, or collect what an earlier try submitted; then wait if asked to."""
-        # Evidence for whoever reports on this task when it is dead (see musicapi_provider.manifest): first
-        # the worst case, then what is known.
+        # Evidence for whoever looks at this task when it is dead: first the worst case, then what is known.
         self._push_submission(context, Standing(UNKNOWN))
         try:
             with airflow_errors():
@@ -301,7 +301,9 @@ class MusicAPICreateOperator(WaitsForTracks):
         if known.music_task_id:
             context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=known.music_task_id)
         about = {
-            **{"state": known.state, "credits": known.credits, "lost_credits": known.lost_credits},
+            "state": known.state,
+            "credits": known.credits,
+            "lost_credits": known.lost_credits,
             "prompt_id": self.prompt_id,
         }
         context["ti"].xcom_push(key=SUBMISSION_KEY, value=about)
@@ -322,7 +324,7 @@ class MusicAPICreateOperator(WaitsForTracks):
             store = self._records = FolderRecords(
                 _folder("records", self.records), self.prompt_id or "", fingerprint
             )
-        generation = generation_of(context["ti"])
+        generation = generation_of(context["ti"].run_id, context["ti"].max_tries)
         if adopted:
             music_task_id = _one_id(self.adopt_music_task_id)
             self.log.info("Nothing is bought: music task %s is adopted.", music_task_id)
@@ -430,15 +432,6 @@ def _policy(value: Any) -> UnknownOutcome:
         raise MusicAPIInvalidRequestError(
             f"on_unknown_outcome: must be {allowed}; got {value!r}. Nothing was sent."
         ) from error
-
-
-def generation_of(ti: Any) -> str:
-    """
-    Return what all tries of a task share and a clear changes.
-
-    Airflow raises max_tries with each clear and leaves it alone for the retries in between.
-    """
-    return f"{ti.run_id}#{ti.max_tries}"
 
 
 def _one_id(value: Any) -> str:
