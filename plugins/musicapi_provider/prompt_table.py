@@ -7,33 +7,37 @@ nothing in here or later renders it as a template.
 
 from __future__ import annotations
 
-import csv
-import difflib
 import io
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
 
-from musicapi_provider.bodies import FIELDS, check_body, complete_body, typed_fields
+from musicapi_provider.bodies import Problem, check_body, complete_body, typed_fields
 from musicapi_provider.exceptions import MusicAPIPromptTableError
+from musicapi_provider.prompt_columns import parquet_rows, query_rows
+from musicapi_provider.prompt_sources import KEY, PIECE, Cell, Problems, RawRow, csv_rows, json_rows
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 log = logging.getLogger(__name__)
 
-#: The column that names a row.
-KEY = "prompt_id"
-COLUMNS = (KEY, *FIELDS)
 #: Characters of a prompt_id: it becomes a label in the UI and part of records.
 MAX_KEY = 100
+#: How to read a file by its ending, and what its rows are counted in; anything else is CSV.
+_READERS: Mapping[str, tuple[Callable[[IO[bytes], Problems], Iterator[RawRow]], str]] = {
+    ".jsonl": (json_rows, "line"),
+    ".ndjson": (json_rows, "line"),
+    ".parquet": (parquet_rows, "row"),
+    ".pq": (parquet_rows, "row"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """One row: its name, the complete request body, and the line it begins on."""
+    """One row: its name, the complete request body, and the line it begins on (Parquet, SQL: its number)."""
 
     prompt_id: str
     body: dict[str, Any]
@@ -44,52 +48,31 @@ class PromptRow:
         return {"prompt_id": self.prompt_id, "body": self.body}
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A value with its place; ``column`` counts from 1, 0 where the format has no columns."""
-
-    value: Any
-    column: int
-
-
-@dataclass(frozen=True, slots=True)
-class _RawRow:
-    line: int
-    cells: Mapping[str, _Cell]
-
-
-class _Problems:
-    """Collect what is wrong, with its place, so that everything is said at once."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lines: list[str] = []
-        self.bad_rows: set[int] = set()
-
-    def add(self, line: int, column: int, text: str) -> None:
-        """Note a problem: ``file:line:column: text``, as compilers do."""
-        place = f"{self.name}:{line}" + (f":{column}" if column else "")
-        self.lines.append(f"{place}: {text}")
-        self.bad_rows.add(line)
-
-
 def read_prompt_table(path: ObjectStoragePath, *, skip_invalid: bool = False) -> list[PromptRow]:
     """
-    Read a table from any object storage; CSV, or JSON Lines when the name ends in ``.jsonl``.
+    Read a table from any object storage, a piece at a time.
+
+    The ending chooses the format: JSON Lines (``.jsonl``, ``.ndjson``), Parquet (``.parquet``, ``.pq``), or
+    else CSV. A folder of Parquet parts is no table; name one file.
 
     :param skip_invalid: Leave bad rows out, each with a warning in the log, instead of refusing the whole
-        table. What is wrong with the table itself (missing, unreadable, no ``prompt_id`` column, unknown CSV
+        table. What is wrong with the table itself (missing, unreadable, no ``prompt_id`` column, unknown
         columns, no good row) always refuses it.
     :return: The rows in order; their bodies may be sent as they are.
-    :raises MusicAPIPromptTableError: every problem with file, line and column.
+    :raises MusicAPIPromptTableError: every problem with file, line (Parquet: row) and column.
     """
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
+        with path.open("rb", block_size=PIECE) as file:  # type: ignore[no-untyped-call]
+            return _read(file, str(path), skip_invalid)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise MusicAPIPromptTableError(
             f"There is no prompt table at {path}.", next_step="correct the path (param prompt_table)."
         ) from None
-    return parse_prompt_table(content, name=str(path), skip_invalid=skip_invalid)
+    except PermissionError as error:
+        raise MusicAPIPromptTableError(
+            f"The prompt table {path} may not be read: {error}.",
+            next_step="let the storage's connection (or the user that tasks run as) read it.",
+        ) from None
 
 
 def parse_prompt_table(content: bytes, *, name: str, skip_invalid: bool = False) -> list[PromptRow]:
@@ -98,10 +81,42 @@ def parse_prompt_table(content: bytes, *, name: str, skip_invalid: bool = False)
 
     :param name: What to call the table in errors; its ending chooses the format.
     """
-    text = _decode(content, name)
-    raw_rows = _json_lines if name.lower().endswith((".jsonl", ".ndjson")) else _csv_rows
-    problems = _Problems(name)
-    rows = list(_rows(raw_rows(text, name, problems.add), problems))
+    return _read(io.BytesIO(content), name, skip_invalid)
+
+
+def query_prompt_table(
+    sql: str,
+    conn_id: str,
+    *,
+    parameters: Iterable[Any] | Mapping[str, Any] | None = None,
+    skip_invalid: bool = False,
+) -> list[PromptRow]:
+    """
+    Read a table from the rows of a query, in any database that Airflow has a SQL connection to.
+
+    Columns are named as in a file: ``SELECT id AS prompt_id, lyrics AS prompt FROM songs``. NULL and empty
+    text are not sent. Names in capitals alone mean the same as in small letters, as some databases answer so.
+
+    :param sql: One SELECT; give it an ORDER BY, since its rows are counted from 1 in errors.
+    :param conn_id: The Airflow connection of the database.
+    :param parameters: Values for the query's placeholders, in the spelling of the database's driver.
+    :param skip_invalid: See :func:`read_prompt_table`.
+    :return: The rows in order; their bodies may be sent as they are.
+    :raises MusicAPIPromptTableError: every problem as ``query on CONN_ID:ROW:COLUMN``; or no such connection,
+        no database, or what the database said (retryable when the trouble is its own).
+    """
+    problems = Problems(f"query on {conn_id}", "row")
+    return _checked(query_rows(sql, conn_id, parameters, problems), problems, skip_invalid)
+
+
+def _read(file: IO[bytes], name: str, skip_invalid: bool) -> list[PromptRow]:
+    reader, unit = _READERS.get(PurePosixPath(name.lower()).suffix, (csv_rows, "line"))
+    problems = Problems(name, unit)
+    return _checked(reader(file, problems), problems, skip_invalid)
+
+
+def _checked(raw_rows: Iterator[RawRow], problems: Problems, skip_invalid: bool) -> list[PromptRow]:
+    rows = list(_rows(raw_rows, problems))
     if problems.lines and not skip_invalid:
         raise MusicAPIPromptTableError(
             f"The prompt table has {len(problems.lines)} problem(s); nothing was bought:",
@@ -111,99 +126,11 @@ def parse_prompt_table(content: bytes, *, name: str, skip_invalid: bool = False)
         log.warning("Left out: %s", line)
     if not rows:
         what = "has no usable row" if problems.lines else "has no rows"
-        raise MusicAPIPromptTableError(f"The prompt table {name} {what}.", next_step="add a row.")
+        raise MusicAPIPromptTableError(f"The prompt table {problems.name} {what}.", next_step="add a row.")
     return rows
 
 
-def _decode(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1  # its own bytes: without the BOM
-        raise MusicAPIPromptTableError(
-            f"{name}:{line}: byte {error.object[error.start]:#04x} is no UTF-8.",
-            next_step="save the table as UTF-8 (with or without BOM).",
-        ) from None
-
-
-def _csv_rows(text: str, name: str, problem: Callable[[int, int, str], None]) -> Iterator[_RawRow]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    end = 0
-    try:
-        for values in reader:
-            line, end = end + 1, reader.line_num  # a quoted cell may span lines; the row begins on the first
-            if not any(value.strip() for value in values):
-                continue
-            if header is None:
-                header = _checked_header([value.strip() for value in values], f"{name}:{line}")
-                continue
-            if len(values) != len(header):
-                problem(line, 0, f"has {len(values)} cells; the header has {len(header)} columns")
-                continue
-            cells = {
-                column: _Cell(value, at)
-                for at, (column, value) in enumerate(zip(header, values, strict=True), 1)
-            }
-            yield _RawRow(line, cells)
-    except csv.Error as error:
-        raise MusicAPIPromptTableError(  # nothing after it can be read: not a bad row, a bad table
-            "The prompt table cannot be read; nothing was bought:",
-            problems=(f"{name}:{end + 1}: is no readable CSV: {error}",),
-            next_step="mend the quotes of that row.",
-        ) from None
-    if header is None:
-        raise MusicAPIPromptTableError(
-            f"The prompt table {name} is empty.",
-            next_step=f"begin with a header line such as: {KEY},prompt,mv",
-        )
-
-
-def _checked_header(header: list[str], place: str) -> list[str]:
-    """Refuse a header that would make cells go nowhere, or nowhere certain."""
-    problems = [
-        f"{place}:{at}: {_unknown(column)}" for at, column in enumerate(header, 1) if column not in COLUMNS
-    ]
-    twice = sorted({column for column in header if column in COLUMNS and header.count(column) > 1})
-    problems += [
-        f"{place}:{header.index(column) + 1}: column {column!r} stands there twice" for column in twice
-    ]
-    if KEY not in header:
-        problems.append(f"{place}: has no column {KEY!r}, which names each row")
-    if problems:
-        raise MusicAPIPromptTableError(
-            f"The prompt table has {len(problems)} problem(s); nothing was bought:",
-            problems=tuple(problems),
-            next_step=f"columns may be: {', '.join(COLUMNS)}.",
-        )
-    return header
-
-
-def _unknown(column: str) -> str:
-    close = difflib.get_close_matches(column, COLUMNS, n=1)
-    return f"unknown column {column!r}" + (f", did you mean {close[0]!r}?" if close else "")
-
-
-def _json_lines(text: str, name: str, problem: Callable[[int, int, str], None]) -> Iterator[_RawRow]:
-    for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            values = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            problem(line, getattr(error, "colno", 0), f"is no JSON: {error}")
-            continue
-        if not isinstance(values, dict):
-            problem(line, 0, "is no JSON object")
-            continue
-        unknown = [column for column in values if column not in COLUMNS]
-        for column in unknown:
-            problem(line, 0, _unknown(column))
-        if not unknown:
-            yield _RawRow(line, {column: _Cell(value, 0) for column, value in values.items()})
-
-
-def _rows(raw_rows: Iterable[_RawRow], problems: _Problems) -> Iterator[PromptRow]:
+def _rows(raw_rows: Iterable[RawRow], problems: Problems) -> Iterator[PromptRow]:
     lines: dict[str, int] = {}
     for raw in raw_rows:
         prompt_id = _prompt_id(raw, lines, problems)
@@ -216,21 +143,25 @@ def _rows(raw_rows: Iterable[_RawRow], problems: _Problems) -> Iterator[PromptRo
             yield PromptRow(prompt_id, body, raw.line)
 
 
-def _prompt_id(raw: _RawRow, lines: dict[str, int], problems: _Problems) -> str:
-    cell = raw.cells.get(KEY, _Cell("", 0))
-    prompt_id = str("" if cell.value is None else cell.value).strip()
-    if not prompt_id:
-        problems.add(raw.line, cell.column, f"{KEY}: is empty; each row needs a name of its own")
+def _prompt_id(raw: RawRow, lines: dict[str, int], problems: Problems) -> str:
+    cell = raw.cells.get(KEY, Cell("", 0))
+    prompt_id = cell.value.strip() if isinstance(cell.value, str) else ""
+    if not isinstance(cell.value, str | None):
+        wrong = str(Problem(KEY, cell.value, "must be text or a whole number"))
+    elif not prompt_id:
+        wrong = f"{KEY}: is empty; each row needs a name of its own"
     elif len(prompt_id) > MAX_KEY or not prompt_id.isprintable():
-        problems.add(raw.line, cell.column, f"{KEY}: must be up to {MAX_KEY} printable characters")
+        wrong = f"{KEY}: must be up to {MAX_KEY} printable characters"
     elif prompt_id in lines:
-        problems.add(raw.line, cell.column, f"{KEY}: {prompt_id!r} stands on line {lines[prompt_id]} already")
+        wrong = f"{KEY}: {prompt_id!r} stands on {problems.unit} {lines[prompt_id]} already"
     else:
         lines[prompt_id] = raw.line
+        return prompt_id
+    problems.add(raw.line, cell.column, wrong)
     return prompt_id
 
 
-def _typed(raw: _RawRow, problems: _Problems) -> dict[str, Any]:
+def _typed(raw: RawRow, problems: Problems) -> dict[str, Any]:
     fields, found = typed_fields({name: cell.value for name, cell in raw.cells.items() if name != KEY})
     for problem in found:
         problems.add(raw.line, raw.cells[problem.field].column, str(problem))
