@@ -8,8 +8,10 @@ Read in this order:
 * ``jobs.py``       one music task: its clips and how it advances
 * ``answers.py``    the JSON of every answer
 * ``scenarios.py``  the catalogue of misbehaviour; add a line there for a new one
+* ``journal.py``    the file by which jobs and credits survive a kill, if asked for
 * ``state.py``      jobs, credits, counters and armed scenarios of one running simulator
 * ``app.py``        the API's routes; ``media.py`` the files; ``control.py`` the controls and front page
+* ``expiry.py``     media URLs that expire; ``ranges.py`` the rest of a download that broke off
 * ``wire.py``       answers that break the rules of HTTP, and the connection counter
 * ``melody.py``     text -> notes; ``audio.py`` notes -> MP3; ``cover.py`` text -> picture
 * ``server.py``     runs it in a thread (tests) or in the foreground (``python -m``)

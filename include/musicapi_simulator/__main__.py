@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.musicapi_simulator.jobs import JobRule
@@ -26,8 +27,10 @@ def main(argv: list[str] | None = None) -> None:
         song_seconds=given.song_seconds,
         latency=given.latency,
         create_interval=given.create_interval,
+        media_url_seconds=given.media_url_seconds,
+        one_song=given.one_song,
     )
-    server = SimulatorServer(settings, given.host, given.port, given.verbose)
+    server = SimulatorServer(settings, given.host, given.port, given.verbose, given.journal)
     # uvicorn stops by itself and then raises the signal again: make that an ordinary exit.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
@@ -55,6 +58,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--latency", type=float, default=usual.latency, help="seconds before each answer")
     parser.add_argument(
         "--create-interval", type=float, default=usual.create_interval, help="least seconds between creates"
+    )
+    parser.add_argument(
+        "--media-url-seconds",
+        type=float,
+        default=usual.media_url_seconds,
+        help="after which media URLs expire; 0: never",
+    )
+    parser.add_argument("--one-song", action="store_true", help="all tracks alike: spares the renderer")
+    parser.add_argument(
+        "--journal", type=Path, metavar="FILE", help="remember jobs and balance there, even if killed"
     )
     parser.add_argument("--verbose", action="store_true", help="log each request")
     return parser

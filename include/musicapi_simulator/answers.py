@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from include.musicapi_simulator import melody
+from include.musicapi_simulator.expiry import link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from include.musicapi_simulator.jobs import Job, Phase
+    from include.musicapi_simulator.settings import Settings
 
 Clip = dict[str, Any]
 
@@ -23,17 +25,19 @@ class Reply:
 
     :param body: JSON value, or text or bytes that are sent as they are.
     :param wire: ``whole``; ``drop``: close the connection instead of answering; ``cut``: announce the full
-        length, send half, close.
+        length, send half, close; ``trickle``: announce no length, send in pieces.
     :param slow: Wait ``slow_seconds`` first.
     :param retry_after: Add ``Retry-After`` in this form.
+    :param url: Of the file that was asked for; redirects are made of it.
     """
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    wire: Literal["whole", "drop", "cut"] = "whole"
+    wire: Literal["whole", "drop", "cut", "trickle"] = "whole"
     slow: bool = False
     retry_after: Literal["seconds", "date"] | None = None
+    url: str = ""
 
     def with_body(self, body: Any) -> Reply:
         """Return this answer with another body."""
@@ -56,6 +60,7 @@ MISSING_TASK_ID = error(400, "Missing task id")
 THROTTLED = Reply(429, {"message": "Too many requests, please slow down"})
 # The fragment "remaining credits" is how clients tell this 403 from a content refusal (facts 6.2).
 NO_CREDITS = error(403, "Your remaining credits are not enough for this request")
+EXPIRED = error(403, "This URL has expired or was not signed")
 RETIRED = error(410, "This operation is no longer available")
 NOT_READY = error(202, "Task is not ready yet, please try again later", "not_ready")
 
@@ -70,18 +75,18 @@ def balance(credits_left: int, extra_left: int) -> Reply:
     return Reply(body={"credits": credits_left, "extra_credits": extra_left})
 
 
-def task(job: Job, phase: Phase, root: str, song_seconds: float) -> Reply:
+def task(job: Job, phase: Phase, root: str, settings: Settings) -> Reply:
     """
     Return the answer for a job in a phase (facts 3.1).
 
     :param root: Scheme and host that the request came to; media URLs start with it.
-    :param song_seconds: Seconds of audio per track, for the reported duration.
+    :param settings: Decide how long tracks are and how long their URLs work.
     """
     if phase == "not_ready":
         return NOT_READY
     ready = {"running": 0, "half": 1, "done": 2}[phase]
     clips = [
-        succeeded(job, take, root, song_seconds) if take < ready else running(job, take, root)
+        succeeded(job, take, root, settings) if take < ready else running(job, take, root, settings)
         for take in range(len(job.clip_ids))
     ]
     return data(clips)
@@ -92,24 +97,25 @@ def data(items: list[Any], code: int = 200) -> Reply:
     return Reply(body={"code": code, "data": items, "message": "success"})
 
 
-def running(job: Job, take: int, root: str) -> Clip:
+def running(job: Job, take: int, root: str, settings: Settings) -> Clip:
     """Return an unfinished clip: its URL streams and is not final (facts 1.1)."""
     # No source shows the duration of an unfinished clip; null is the cautious reading.
     return _clip(job, take) | {
         "state": "running",
-        "audio_url": f"{root}/media/stream/{job.clip_ids[take]}.mp3",
+        "audio_url": link(root, f"/media/stream/{job.clip_ids[take]}.mp3", settings.media_url_seconds),
     }
 
 
-def succeeded(job: Job, take: int, root: str, song_seconds: float) -> Clip:
+def succeeded(job: Job, take: int, root: str, settings: Settings) -> Clip:
     """Return a finished clip."""
     clip_id = job.clip_ids[take]
+    seconds = melody.duration_of(settings.words(job.text), take, settings.song_seconds)
     return _clip(job, take) | {
         "state": "succeeded",
-        "audio_url": f"{root}/media/{clip_id}.mp3",
-        "image_url": f"{root}/media/{clip_id}.jpeg",
+        "audio_url": link(root, f"/media/{clip_id}.mp3", settings.media_url_seconds),
+        "image_url": link(root, f"/media/{clip_id}.jpeg", settings.media_url_seconds),
         # A decimal string, as seen live (facts 3.2).
-        "duration": f"{melody.duration_of(job.body, take, song_seconds):.2f}",
+        "duration": f"{seconds:.2f}",
     }
 
 

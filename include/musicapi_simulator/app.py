@@ -119,14 +119,13 @@ class Api:
         return self._read(reply, job)
 
     def _task(self, job: Job, root: str) -> Reply:
-        seconds = self.state.song_seconds
         phase = job.phase()
         job.reads += 1
         if opening := self.state.scenario_for(Stage.OPENING, job):
-            return opening.effect(answers.task(job, "running", root, seconds))
-        reply = answers.task(job, phase, root, seconds)
+            return opening.effect(answers.task(job, "running", root, self.state))
+        reply = answers.task(job, phase, root, self.state)
         if phase == "done":
-            self.state.settle()
+            self.state.settle(job)
         ending = self.state.ending_of(job) if phase == "done" else None
         return ending.effect(reply) if ending else reply
 

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from include.musicapi_simulator.answers import Reply, title_of
-from include.musicapi_simulator.scenarios import Stage
+from include.musicapi_simulator.answers import EXPIRED, title_of
+from include.musicapi_simulator.expiry import is_valid
+from include.musicapi_simulator.ranges import file, part_of
+from include.musicapi_simulator.scenarios import Stage, preview
 from include.musicapi_simulator.wire import response_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
+    from include.musicapi_simulator.answers import Reply
     from include.musicapi_simulator.jobs import Job
     from include.musicapi_simulator.state import SimulatorState
 
-#: Rendered tracks kept in memory; 64 tracks of 10 s are 10 MB.
+#: Files kept in memory; 64 tracks of 10 s are 10 MB.
 CACHED = 64
 #: Songs rendered side by side; more threads than this only fight for the interpreter lock.
 RENDERERS = 2
-#: An early stream gives the first half of a track in this many pieces, with this pause in seconds.
-STREAM_PIECES, STREAM_PAUSE = 8, 0.03
 
 
 class Media:
@@ -39,7 +40,7 @@ class Media:
     def __init__(self, state: SimulatorState) -> None:
         self.state = state
         self._rendering = asyncio.Semaphore(RENDERERS)
-        self._render = lru_cache(CACHED)(_render)
+        self._files: dict[tuple[object, ...], Reply] = {}
 
     def routes(self) -> list[Route]:
         """Return the routes of all media."""
@@ -49,7 +50,7 @@ class Media:
             self._route("/media/{clip_id}.jpeg", self._cover),
         ]
 
-    def _route(self, path: str, handler: Callable[[Job, int], Awaitable[Reply | Response]]) -> Route:
+    def _route(self, path: str, handler: Callable[[Job, int], Awaitable[Reply]]) -> Route:
         async def endpoint(request: Request) -> Response:
             self.state.requests[f"GET {path}"] += 1
             if "authorization" in request.headers:
@@ -59,33 +60,41 @@ class Media:
             job, take = self.state.clips.get(request.path_params["clip_id"], (None, 0))
             if job is None:
                 return JSONResponse({"error": "Not found"}, 404)
+            if self.state.media_url_seconds and not is_valid(request.url.path, request.query_params):
+                return response_for(EXPIRED, self.state.retry_after)
             due = await handler(job, take)
-            if isinstance(due, Response):
-                return due
-            # The target of media-redirect must not redirect again.
-            moved = "redirected" in request.query_params
-            scenario = None if moved else self.state.scenario_for(Stage.MEDIA, job)
-            return response_for(scenario.effect(due) if scenario else due, self.state.retry_after)
+            # Early streams behave, and the target of a redirect must not redirect again.
+            spared = handler == self._stream or "redirected" in request.query_params
+            if not spared and (scenario := self.state.scenario_for(Stage.MEDIA, job)):
+                due = scenario.effect(replace(due, url=str(request.url)))
+            return response_for(part_of(due, request.headers), self.state.retry_after)
 
         return Route(path, endpoint, methods=["GET"], name=path)
 
     async def _track(self, job: Job, take: int) -> Reply:
-        return Reply(200, await self._mp3(job, take), {"content-type": "audio/mp3"})
+        flags = (bool(job.body.get("make_instrumental")), str(job.body.get("vocal_gender") or ""))
+        return await self._file(
+            "audio/mp3", _render, self.state.words(job.text), *flags, take, self.state.song_seconds
+        )
 
-    async def _stream(self, job: Job, take: int) -> Response:
-        track = await self._mp3(job, take)
-        return StreamingResponse(_trickle(track[: len(track) // 2]), media_type="audio/mp3")
+    async def _stream(self, job: Job, take: int) -> Reply:
+        return preview(await self._track(job, take))
 
     async def _cover(self, job: Job, take: int) -> Reply:
-        from include.musicapi_simulator.cover import draw_cover  # Pillow costs start-up time
+        words = self.state.words
+        return await self._file("image/jpeg", _draw, words(title_of(job)), words(job.text), take)
 
-        picture = await asyncio.to_thread(draw_cover, title_of(job), job.text, take)
-        return Reply(200, picture, {"content-type": "image/jpeg"})
-
-    async def _mp3(self, job: Job, take: int) -> bytes:
-        flags = (bool(job.body.get("make_instrumental")), str(job.body.get("vocal_gender") or ""))
-        async with self._rendering:
-            return await asyncio.to_thread(self._render, job.text, *flags, take, self.state.song_seconds)
+    async def _file(self, kind: str, make: Callable[..., bytes], *of: object) -> Reply:
+        """Return the answer with a file, made of ``of`` in a thread unless it is among those in memory."""
+        key = (kind, *of)
+        if key not in self._files:
+            async with self._rendering:
+                if key not in self._files:  # made while this one waited
+                    made = file(await asyncio.to_thread(make, *of), kind)
+                    if len(self._files) >= CACHED:
+                        del self._files[next(iter(self._files))]
+                    self._files[key] = made
+        return self._files[key]
 
 
 def _render(text: str, instrumental: bool, gender: str, take: int, seconds: float) -> bytes:
@@ -95,8 +104,7 @@ def _render(text: str, instrumental: bool, gender: str, take: int, seconds: floa
     return render_mp3(compose(text, instrumental, gender, take, seconds))
 
 
-async def _trickle(track: bytes) -> AsyncIterator[bytes]:
-    size = max(1, len(track) // STREAM_PIECES)
-    for start in range(0, len(track), size):
-        yield track[start : start + size]
-        await asyncio.sleep(STREAM_PAUSE)
+def _draw(title: str, text: str, take: int) -> bytes:
+    from include.musicapi_simulator.cover import draw_cover  # Pillow costs start-up time
+
+    return draw_cover(title, text, take)

@@ -107,9 +107,9 @@ class Song:
     notes: tuple[Note, ...]
 
 
-def duration_of(body: dict[str, Any], take: int, song_seconds: float) -> float:
+def duration_of(text: str, take: int, song_seconds: float) -> float:
     """Return the seconds that the MP3 of a take lasts, to the frame."""
-    samples = plan_of(text_of(body), take, song_seconds).seconds * SAMPLE_RATE
+    samples = plan_of(text, take, song_seconds).seconds * SAMPLE_RATE
     return math.ceil((int(samples) + ENCODER_DELAY) / FRAME) * FRAME / SAMPLE_RATE
 
 

@@ -12,8 +12,10 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from include.musicapi_simulator.answers import (
+    EXPIRED,
     NO_CREDITS,
     RETIRED,
     THROTTLED,
@@ -46,6 +48,8 @@ class Stage(StrEnum):
     MEDIA = "downloads"
 
 
+#: Stages of a create, whose scenarios a booked job is rid of.
+AT_CREATE = (Stage.CREATE, Stage.BOOKED)
 #: Stages whose scenarios are given to a job when it is booked.
 OF_A_JOB = (Stage.OPENING, Stage.ENDING)
 
@@ -179,12 +183,44 @@ def _pairs(due: Reply) -> Reply:
     return data([{"extended": clip, "full": clip} for clip in due.clips])
 
 
-def _moved(due: Reply) -> Reply:
-    return Reply(302, "", {"location": "?redirected=1"})
+def _moved(origin: str = "") -> Effect:
+    """
+    Redirect to the same path.
+
+    :param origin: Scheme and host with places for the host and port that were asked; empty for the same.
+    """
+
+    def effect(due: Reply) -> Reply:
+        url = urlsplit(due.url)
+        place = origin.format(host=url.hostname, port=url.port or 80) + url.path
+        query = "&".join(filter(None, (url.query, "redirected=1")))  # the signature goes along
+        return Reply(302, "", {"location": f"{place}?{query}"})
+
+    return effect
 
 
 def _short(due: Reply) -> Reply:
     return replace(due, wire="cut")
+
+
+def _empty(due: Reply) -> Reply:
+    return Reply(200, b"", {"content-type": due.headers["content-type"]})
+
+
+def _no_range(due: Reply) -> Reply:
+    return replace(due, headers={k: v for k, v in due.headers.items() if k != "accept-ranges"})
+
+
+def preview(due: Reply) -> Reply:
+    """Return the first half of a track as a stream: no length, no ranges."""
+    half = due.body[: len(due.body) // 2]
+    return Reply(200, half, {"content-type": due.headers["content-type"]}, "trickle")
+
+
+def _picture(_due: Reply) -> Reply:
+    from include.musicapi_simulator.cover import draw_cover  # Pillow costs start-up time
+
+    return Reply(200, draw_cover("", "", 0), {"content-type": "audio/mp3"})
 
 
 _INVALID = error(400, "mv must be one of the supported models")
@@ -294,9 +330,20 @@ _ALL = (
     Scenario("media-404", S.MEDIA, "404", _say(404, "Not found")),
     Scenario("media-html", S.MEDIA, "200 with an HTML page", _html),
     Scenario("media-truncated", S.MEDIA, "announces all bytes, sends half, closes", _short, 1),
-    Scenario("media-empty", S.MEDIA, "200 with no bytes", lambda due: due.with_body(b"")),
+    Scenario("media-empty", S.MEDIA, "200 with no bytes", _empty),
     Scenario("media-drop-once", S.MEDIA, "connection closed, once", _drop, 1),
-    Scenario("media-redirect", S.MEDIA, "302 to the same file under another URL", _moved),
+    Scenario("media-redirect", S.MEDIA, "302 to the same file under another URL", _moved()),
+    Scenario(
+        "media-redirect-private",
+        S.MEDIA,
+        "302 to another address of this machine, 127.0.0.2",
+        _moved("http://127.0.0.2:{port}"),
+    ),
+    Scenario("media-redirect-scheme", S.MEDIA, "302 to ftp", _moved("ftp://{host}:{port}")),
+    Scenario("media-preview", S.MEDIA, "the first half, streamed without a length", preview),
+    Scenario("media-expired", S.MEDIA, "403, as if the URL had expired", _send(EXPIRED)),
+    Scenario("media-image", S.MEDIA, "a picture that says it is audio/mp3", _picture),
+    Scenario("media-no-range", S.MEDIA, "200 with the whole file, whatever Range asks", _no_range),
 )
 
 #: All scenarios by name.

@@ -11,11 +11,13 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from include.musicapi_simulator.app import PREFIX, build_app
+from include.musicapi_simulator.journal import Journal
 from include.musicapi_simulator.state import SimulatorState
 from include.musicapi_simulator.wire import protocol_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
 
     from include.musicapi_simulator.settings import Settings
@@ -36,12 +38,19 @@ class SimulatorServer:
     :param host: Address to listen on.
     :param port: Port to listen on, 0 for a free one.
     :param verbose: Log each request to stderr.
+    :param journal: A file by which jobs and balance survive the process, even SIGKILL; each create then
+        waits for the disk. A reset empties it. None for no file.
     """
 
     def __init__(
-        self, settings: Settings | None = None, host: str = "127.0.0.1", port: int = 0, verbose: bool = False
+        self,
+        settings: Settings | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        verbose: bool = False,
+        journal: Path | None = None,
     ) -> None:
-        self.state = SimulatorState(settings)
+        self.state = SimulatorState(settings, Journal(journal) if journal else None)
         self.app = build_app(self.state)
         self._socket = _listen(host, port)
         self.base_url = f"http://{host}:{self._socket.getsockname()[1]}{PREFIX}"

@@ -35,6 +35,10 @@ class Settings:
         (facts 1); 0 switches it off, so that tests need not wait.
     :param retry_after: Seconds that 429 answers put in ``Retry-After``.
     :param slow_seconds: Seconds that the ``slow-*`` scenarios wait.
+    :param media_url_seconds: Seconds for which the media URLs of a task answer work; each answer has fresh
+        ones. 0: for ever, as the vendor says of its own (facts 1).
+    :param one_song: Ignore the words: all tracks of a voice sound the same, and so are rendered once. For
+        benchmarks that should measure a client and not LAME.
     """
 
     api_key: str = "simulator-key"
@@ -47,3 +51,9 @@ class Settings:
     create_interval: float = 0.0
     retry_after: float = 1.0
     slow_seconds: float = 5.0
+    media_url_seconds: float = 0.0
+    one_song: bool = False
+
+    def words(self, text: str) -> str:
+        """Return the part of a text that tracks and covers are made of."""
+        return "" if self.one_song else text

@@ -6,11 +6,15 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from include.musicapi_simulator.jobs import Job, JobRule, Phase, length_of, text_of
-from include.musicapi_simulator.scenarios import OF_A_JOB, Armed, Scenario, Stage, find, named_in
+from include.musicapi_simulator.journal import job_of
+from include.musicapi_simulator.scenarios import AT_CREATE, OF_A_JOB, Armed, Scenario, Stage, find, named_in
 from include.musicapi_simulator.settings import COSTS, Settings
+
+if TYPE_CHECKING:
+    from include.musicapi_simulator.journal import Event, Journal
 
 
 class SimulatorState(Settings):
@@ -21,6 +25,7 @@ class SimulatorState(Settings):
     thing holds the lock.
 
     :param settings: What :meth:`reset` returns to.
+    :param journal: Where jobs, balance and refunds outlive the process; None for nowhere.
 
     Counters, all since the last reset:
 
@@ -31,14 +36,20 @@ class SimulatorState(Settings):
     * ``media_requests_with_key``: downloads that carried an Authorization header; must stay 0
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, journal: Journal | None = None) -> None:
         self._initial = Settings(**asdict(settings)) if settings else Settings()
         self._lock = threading.RLock()
+        self._journal: Journal | None = None  # not before the journal is read: a reset empties it
         self.reset()
+        if journal:
+            self._recall(journal)
+            self._journal = journal
 
     def reset(self) -> None:
         """Forget all jobs, counters and scenarios; settings return to what they were at the start."""
         with self._lock:
+            if self._journal:
+                self._journal.clear()
             for field in fields(Settings):
                 setattr(self, field.name, getattr(self._initial, field.name))
             self.jobs: dict[str, Job] = {}
@@ -50,8 +61,37 @@ class SimulatorState(Settings):
             self.connections_opened = 0
             self.media_requests_with_key = 0
             self._marker_uses: Counter[tuple[str, str]] = Counter()
-            self._may_refund: list[Job] = []
+            self._may_refund: dict[str, Job] = {}
             self._last_create = float("-inf")
+
+    def _recall(self, journal: Journal) -> None:
+        """Become what the journal tells."""
+        for entry in journal.replay():
+            event: Event = entry["event"]
+            if event == "booked":
+                job = job_of(entry)
+                self._use_up_markers(job.text)
+                self._enter(job)
+            elif event == "cleared":
+                self._disarm()
+            else:
+                self.finish(entry["task_id"])
+                if event == "refunded":
+                    self.settle(self.jobs[entry["task_id"]])
+            self.credits, self.extra_credits = entry["balance"]
+
+    def _use_up_markers(self, text: str) -> None:
+        """Count the scenarios that must have acted on creates of these words before and at a booking."""
+        for named in named_in(text):
+            key = (named.scenario.name, text)
+            if named.scenario.stage is Stage.CREATE:
+                self._marker_uses[key] = named.left or 0
+            elif named.scenario.stage is Stage.BOOKED:
+                self._marker_uses[key] += 1
+
+    def _note(self, event: Event, job: Job | None = None) -> None:
+        if self._journal:
+            self._journal.add(event, job, (self.credits, self.extra_credits))
 
     def configure(self, **settings: Any) -> None:
         """
@@ -95,9 +135,15 @@ class SimulatorState(Settings):
     def clear_scenarios(self) -> None:
         """Disarm all scenarios, also those that jobs have been given."""
         with self._lock:
-            self.armed.clear()
-            for job in self.jobs.values():
-                job.scenarios.clear()
+            self.settle()  # what has failed has failed
+            self._disarm()
+            self._note("cleared")
+
+    def _disarm(self) -> None:
+        self.armed.clear()
+        self._may_refund.clear()
+        for job in self.jobs.values():
+            job.scenarios.clear()
 
     def scenario_at_create(self, stage: Stage, body: dict[str, Any]) -> Scenario | None:
         """Return the scenario that acts on this create, by its words first, then as armed."""
@@ -153,24 +199,24 @@ class SimulatorState(Settings):
             self.credits, self.extra_credits = self.credits - paid[0], self.extra_credits - paid[1]
             rule = JobRule.parse(self.job_rule)
             job = Job(body, rule, length_of(rule, self.seed, len(self.jobs)), paid)
+            job.scenarios = self._scenarios_for(job)
             self._enter(job)
+            self._note("booked", job)
             return job
 
     def _enter(self, job: Job) -> None:
-        job.scenarios = [
-            *(item for item in named_in(job.text) if item.scenario.stage not in (Stage.CREATE, Stage.BOOKED)),
-            *self._armed_for(job),
-        ]
         self.jobs[job.task_id] = job
         self.clips.update({clip_id: (job, take) for take, clip_id in enumerate(job.clip_ids)})
         self.creates_booked[_label(job.body)] += 1
         ending = self.ending_of(job)
         if ending and ending.refunds:
-            self._may_refund.append(job)
+            self._may_refund[job.task_id] = job
 
-    def _armed_for(self, job: Job) -> list[Armed]:
+    def _scenarios_for(self, job: Job) -> list[Armed]:
+        """Return the scenarios that a new job takes along: those in its words, then the armed ones."""
+        named = [item for item in named_in(job.text) if item.scenario.stage not in AT_CREATE]
         found = (self._fire(self.armed, stage, job.text) for stage in OF_A_JOB)
-        return [Armed(scenario, scenario.times) for scenario in found if scenario]
+        return named + [Armed(scenario, scenario.times) for scenario in found if scenario]
 
     def finish(self, task_id: str) -> None:
         """End a job now, whatever its rule or its opening scenario says."""
@@ -178,22 +224,30 @@ class SimulatorState(Settings):
             job = self.jobs[task_id]
             job.finished = True
             job.scenarios = [item for item in job.scenarios if item.scenario.stage is not Stage.OPENING]
+            self._note("finished", job)
 
     def phase_of(self, job: Job) -> Phase:
         """Return a job's phase as a poll would see it: the scenario ``running`` holds it for ever."""
         held = any(item.scenario.stage is Stage.OPENING and item.left is None for item in job.scenarios)
         return "running" if held else job.phase()
 
-    def settle(self) -> None:
-        """Give back the credits of failed jobs whose time has come, whether or not anybody polled them."""
+    def settle(self, *jobs: Job) -> None:
+        """
+        Give back the credits of failed jobs whose time has come, whether or not anybody polled them.
+
+        :param jobs: Look at these only; with none given, at all.
+        """
         with self._lock:
-            for job in [job for job in self._may_refund if self.phase_of(job) == "done"]:
-                self._may_refund.remove(job)
+            for job in jobs or list(self._may_refund.values()):
+                if job.task_id not in self._may_refund or self.phase_of(job) != "done":
+                    continue
+                del self._may_refund[job.task_id]
                 job.refunded = True
                 self.credits, self.extra_credits = (
                     self.credits + job.paid[0],
                     self.extra_credits + job.paid[1],
                 )
+                self._note("refunded", job)
 
     def snapshot(self) -> dict[str, Any]:
         """Return counters, credits and jobs by phase, ready for JSON."""

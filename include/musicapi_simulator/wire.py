@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import AsyncIterator
 
     from starlette.types import Receive, Scope, Send
 
     from include.musicapi_simulator.answers import Reply
     from include.musicapi_simulator.state import SimulatorState
+
+#: A trickling answer comes in this many pieces, with this pause in seconds.
+PIECES, PAUSE = 8, 0.03
 
 #: Open connections by the client's address, which is unique while a connection lives.
 _transports: dict[Any, asyncio.Transport] = {}
@@ -64,6 +68,13 @@ class CutResponse(Response):
         await _hang_up(scope, receive)
 
 
+async def _trickle(body: str | bytes) -> AsyncIterator[str | bytes]:
+    size = max(1, len(body) // PIECES)
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+        await asyncio.sleep(PAUSE)
+
+
 def response_for(reply: Reply, retry_after: float) -> Response:
     """
     Return the response that sends a reply.
@@ -79,5 +90,7 @@ def response_for(reply: Reply, retry_after: float) -> Response:
         headers["retry-after"] = formatdate(time.time() + retry_after, usegmt=True)
     if not isinstance(reply.body, str | bytes):
         return JSONResponse(reply.body, reply.status, headers)
+    if reply.wire == "trickle":
+        return StreamingResponse(_trickle(reply.body), reply.status, headers)
     kind = CutResponse if reply.wire == "cut" else Response
     return kind(reply.body, reply.status, headers)

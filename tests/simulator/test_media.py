@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 
 import mutagen.mp3
@@ -86,6 +87,186 @@ def test_key_sent_to_the_media_host_is_refused_and_counted(caller, state, field)
 
     assert answer.status_code == 400
     assert state.media_requests_with_key == 1
+
+
+# -- range requests ------------------------------------------------------------------------------------------
+
+
+def _get(url, **headers):
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return requests.get(url, headers=named, timeout=5)
+
+
+@pytest.mark.parametrize("field", ["audio_url", "image_url"])
+def test_files_say_that_parts_can_be_asked_for(caller, field):
+    """A strong ETag, the same at each download, another for another file."""
+    first, second = (clip[field] for clip in _clips(caller))
+    tags = [_get(url).headers["ETag"] for url in (first, first, second)]
+
+    assert _get(first).headers["Accept-Ranges"] == "bytes"
+    assert tags[0] == tags[1] != tags[2]
+    assert tags[0].startswith('"')
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        ("bytes=1000-", slice(1000, None)),
+        ("bytes=0-", slice(0, None)),
+        ("bytes=10-19", slice(10, 20)),
+        ("bytes=10-99999999", slice(10, None)),
+        ("bytes=-7", slice(-7, None)),
+        ("bytes=-99999999", slice(0, None)),
+    ],
+)
+@pytest.mark.parametrize("field", ["audio_url", "image_url"])
+def test_part_is_what_was_asked_for(caller, field, asked, part):
+    """206 with just these bytes, and where they are in the file."""
+    url = _clips(caller)[0][field]
+    whole = _get(url).content
+    answer = _get(url, Range=asked)
+    start, stop, _ = part.indices(len(whole))
+
+    assert (206, whole[part]) == (answer.status_code, answer.content)
+    assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(whole)}"
+    assert len(whole[part]) == int(answer.headers["Content-Length"])
+
+
+@pytest.mark.parametrize("asked", ["bytes=", "bytes=-", "bytes=5-2", "bytes=0-1,4-5", "lines=1-", "bytes=x-"])
+def test_range_that_is_not_understood_is_ignored(caller, asked):
+    """The whole file comes with 200."""
+    url = _clips(caller)[0]["audio_url"]
+
+    assert (200, _get(url).content) == (_get(url, Range=asked).status_code, _get(url, Range=asked).content)
+
+
+@pytest.mark.parametrize("beyond", ["bytes={}-", "bytes=-0"])
+def test_range_beyond_the_end_is_416(caller, beyond):
+    """The answer tells how long the file is."""
+    url = _clips(caller)[0]["audio_url"]
+    size = len(_get(url).content)
+    answer = _get(url, Range=beyond.format(size))
+
+    assert (answer.status_code, answer.content) == (416, b"")
+    assert answer.headers["Content-Range"] == f"bytes */{size}"
+
+
+def test_if_range_gives_the_whole_file_when_it_is_another(caller):
+    """A part is given to who has the beginning of this very file."""
+    url = _clips(caller)[0]["audio_url"]
+    tag = _get(url).headers["ETag"]
+    statuses = [_get(url, Range="bytes=9-", If_Range=held).status_code for held in (tag, '"old"', f"W/{tag}")]
+
+    assert statuses == [206, 200, 200]
+
+
+def test_download_that_is_cut_again_and_again_can_be_resumed(caller):
+    """Each answer is cut to half of what was due; whoever goes on where it broke gets the whole."""
+    url = _clips(caller, prompt="simulate:media-truncated*3")[0]["audio_url"]
+    got, shares = b"", []
+    for _ in range(4):
+        with requests.get(url, headers={"Range": f"bytes={len(got)}-"}, stream=True, timeout=5) as answer:
+            begin, due = len(got), int(answer.headers["Content-Length"])
+            try:
+                for piece in answer.iter_content(256):
+                    got += piece
+            except requests.RequestException:
+                pass
+            shares.append(((len(got) - begin) / due, answer.status_code))
+
+    assert got == _get(url).content
+    assert shares == [(pytest.approx(0.5, abs=0.03), 206)] * 3 + [(1, 206)]
+
+
+def test_range_may_be_ignored_after_a_cut(caller):
+    """With both scenarios the file breaks off, and then comes whole although its rest was asked for."""
+    words = "simulate:media-truncated simulate:media-no-range"
+    url = _clips(caller, prompt=words)[0]["audio_url"]
+    with pytest.raises(requests.RequestException):
+        _get(url)
+    answer = _get(url, Range="bytes=9-")
+
+    assert answer.status_code == 200
+    assert "Accept-Ranges" not in answer.headers
+    assert len(answer.content) == int(answer.headers["Content-Length"])
+
+
+# -- URLs that expire ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["audio_url", "image_url"])
+def test_url_expires_and_a_fresh_one_works(caller, state, field):
+    """After its time a URL is 403; reading the task again gives another."""
+    task_id = caller.submit()
+    state.media_url_seconds = 0.3
+    old = caller.poll(task_id).json()["data"][0][field]
+    statuses = [_get(old).status_code]
+    time.sleep(0.3)
+    state.media_url_seconds = 60
+    new = caller.poll(task_id).json()["data"][0][field]
+    statuses += [_get(old).status_code, _get(new).status_code]
+
+    assert statuses == [200, 403, 200]
+    assert old.split("?")[0] == new.split("?")[0]
+
+
+def test_url_must_be_signed_as_it_is(caller, state):
+    """Without a token, with another file's, or with a later time it is 403."""
+    state.media_url_seconds = 60
+    first, second = (clip["audio_url"] for clip in _clips(caller))
+    bare, query = first.split("?")
+    bad = [
+        bare,
+        f"{bare}?{second.split('?')[1]}",
+        first.replace("expires=", "expires=9"),
+        f"{bare}?token=",
+        f"{bare}?{query[:-1]}",
+        f"{bare}?expires=soon&token=é",
+    ]
+
+    assert [403] * len(bad) == [_get(url).status_code for url in bad]
+    assert _get(first).status_code == 200
+
+
+def test_stream_url_expires_too(caller, state):
+    """An early stream is signed like the rest."""
+    state.configure(job_rule="reads:3", media_url_seconds=60.0)
+    task_id = caller.submit()
+    caller.poll(task_id)
+    url = caller.poll(task_id).json()["data"][0]["audio_url"]
+
+    assert "/media/stream/" in url
+    assert (_get(url).status_code, _get(url.split("?")[0]).status_code) == (200, 403)
+
+
+def test_redirect_keeps_the_signature(caller, state):
+    """The target of a redirect can be fetched although URLs expire."""
+    state.media_url_seconds = 60
+    url = _clips(caller, prompt="simulate:media-redirect")[0]["audio_url"]
+
+    assert _get(url).headers["Content-Type"] == "audio/mp3"
+
+
+def test_urls_are_bare_unless_they_expire(caller):
+    """Usually a URL has no query and works for ever."""
+    assert not [clip for clip in _clips(caller) if "?" in clip["audio_url"] + clip["image_url"]]
+
+
+# -- one song ------------------------------------------------------------------------------------------------
+
+
+def test_one_song_is_the_same_for_all_words(caller, state):
+    """Tracks and covers are alike and as long as reported; the two takes still differ."""
+    state.one_song = True
+    pairs = [_clips(caller, prompt=prompt, title=None) for prompt in ("boats", "a sad night, slow")]
+    tracks = [[_track(clip).content for clip in pair] for pair in pairs]
+    covers = {_get(pair[0]["image_url"]).content for pair in pairs}
+
+    assert tracks[0] == tracks[1]
+    assert (len(set(tracks[0])), len(covers)) == (2, 1)
+    assert float(pairs[0][0]["duration"]) == pytest.approx(
+        mutagen.mp3.MP3(io.BytesIO(tracks[0][0])).info.length, abs=0.1
+    )
 
 
 def test_unknown_clip_is_404(caller):

@@ -87,6 +87,12 @@ AT_DOWNLOAD = {
     "media-empty": 200,
     "media-drop-once": DROPPED,
     "media-redirect": 302,
+    "media-redirect-private": 302,
+    "media-redirect-scheme": 302,
+    "media-preview": 200,
+    "media-expired": 403,
+    "media-image": 200,
+    "media-no-range": 200,
 }
 REFUNDED = {"all-failed", "failed", "timeout", "api-error", "forbidden", "gateway-timeout-refunded"}
 
@@ -199,6 +205,52 @@ def test_redirect_leads_to_the_track(caller):
     assert answers["media-empty"].content == b""
 
 
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [("media-redirect-private", "http://127.0.0.2:"), ("media-redirect-scheme", "ftp://127.0.0.1:")],
+)
+def test_redirect_elsewhere_keeps_port_path_and_signature(caller, state, name, begin):
+    """Who followed would ask the same port for the same file."""
+    state.media_url_seconds = 60
+    url = caller.poll(caller.submit(prompt=f"simulate:{name}")).json()["data"][0]["audio_url"]
+    answer = requests.get(url, timeout=5, allow_redirects=False)
+
+    assert answer.headers["Location"] == url.replace("http://127.0.0.1:", begin) + "&redirected=1"
+
+
+def test_preview_looks_like_a_track_but_is_half_and_has_no_length(caller):
+    """Only its duration gives a preview away."""
+    clip = caller.poll(caller.submit(prompt="simulate:media-preview*1")).json()["data"][0]
+    half, whole = (requests.get(clip["audio_url"], timeout=5) for _ in range(2))
+
+    assert whole.content[: len(whole.content) // 2] == half.content
+    assert (half.headers["Content-Type"], half.headers["Transfer-Encoding"]) == ("audio/mp3", "chunked")
+    assert not {"Content-Length", "Accept-Ranges", "ETag"} & set(half.headers)
+
+
+def test_image_says_it_is_audio(caller):
+    """Only its first bytes give the picture away."""
+    clip = caller.poll(caller.submit(prompt="simulate:media-image")).json()["data"][0]
+    answer = requests.get(clip["audio_url"], timeout=5)
+
+    assert answer.headers["Content-Type"] == "audio/mp3"
+    assert answer.content.startswith(b"\xff\xd8\xff")
+
+
+def test_expired_lasts_until_it_is_cleared(caller, state):
+    """Reading the task again does not help while the scenario is armed."""
+    task_id = caller.submit()
+    state.scenario("media-expired")
+    answers = [
+        requests.get(caller.poll(task_id).json()["data"][0]["audio_url"], timeout=5).status_code
+        for _ in range(2)
+    ]
+    state.clear_scenarios()
+
+    assert answers == [403, 403]
+    assert requests.get(caller.poll(task_id).json()["data"][0]["audio_url"], timeout=5).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["throttled", "read-429"])
 def test_retry_after_in_seconds(caller, state, name):
     """The header holds the seconds of the setting."""
@@ -256,6 +308,20 @@ def test_numeric_duration_is_a_number(caller):
     assert len(normal) == 1
     assert isinstance(normal[0]["duration"], str)
     assert isinstance(numeric, float)
+
+
+def test_clearing_a_failure_leaves_nothing_to_refund(caller, state):
+    """A job that was to fail and then succeeds costs what it costs; one that has failed stays refunded."""
+    caller.submit(prompt="simulate:failed")
+    state.job_rule = "seconds:0.01"
+    caller.submit(prompt="simulate:failed")
+    state.job_rule = "seconds:1000"
+    task_id = caller.submit(prompt="simulate:failed")
+    time.sleep(0.1)
+    state.clear_scenarios()
+    state.finish(task_id)
+
+    assert caller.credits() == 1000 - COST
 
 
 def test_refund_needs_no_poll(caller, state):

@@ -172,11 +172,13 @@ def test_control_lists_the_catalogue(caller):
 
 def test_control_changes_settings_and_resets(caller, state):
     """Settings can be changed over HTTP, and reset."""
-    caller.control("POST", "/settings", json={"job_rule": "reads:1", "credits": 20, "api_key": "new"})
-    changed = (state.job_rule, state.credits, state.api_key)
+    given = {"job_rule": "reads:1", "credits": 20, "api_key": "new", "media_url_seconds": 3, "one_song": True}
+    caller.control("POST", "/settings", json=given)
+    changed = {name: getattr(state, name) for name in given}
     caller.control("POST", "/reset")
 
-    assert changed == ("reads:1", 20, "new")
+    assert given == changed
+    assert (state.media_url_seconds, state.one_song) == (0.0, False)
     assert (state.job_rule, state.credits, state.api_key) == ("at-once", 1000, "simulator-key")
 
 
