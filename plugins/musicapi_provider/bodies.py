@@ -138,9 +138,7 @@ def _parse_text(kind: type, text: str) -> bool | float | int | None:
     if text in ("", "None"):  # "None" is what a template makes of an empty param
         return None
     if kind is bool:
-        if text.lower() not in _TRUE | _FALSE:
-            raise ValueError("must be true or false")
-        return text.lower() in _TRUE
+        return parse_flag(text)
     if "_" in text:  # Python reads 1_0 as 10; in a cell it is a slip
         raise ValueError("must be a number")
     try:
@@ -148,6 +146,17 @@ def _parse_text(kind: type, text: str) -> bool | float | int | None:
     except ValueError:
         raise ValueError("must be a number") from None
     return int(number) if kind is int and number.is_integer() else number
+
+
+def parse_flag(text: str) -> bool:
+    """
+    Read a boolean as people write it.
+
+    :raises ValueError: it is none; the message is the rule.
+    """
+    if text.strip().lower() not in _TRUE | _FALSE:
+        raise ValueError("must be true or false")
+    return text.strip().lower() in _TRUE
 
 
 def complete_body(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ _SETTINGS = frozenset(
         "poll_interval",
         "polls_per_second",
         "prices",
+        "allow_private_media",
         "headers",
         "proxies",
         "proxy",
@@ -70,6 +71,7 @@ def settings_from(connection: Connection) -> ClientSettings:
         verify=_verify(extra),
         cert=_cert(extra),
         headers=_headers(connection, extra),
+        allow_private_media=_switch(connection, extra, "allow_private_media"),
         trust_env=str(extra.get("trust_env", True)).lower() != "false",
         name=connection.conn_id,
     )
@@ -129,6 +131,15 @@ def _positive(connection: Connection, extra: Mapping[str, Any], name: str) -> fl
     if not 0 < number < 86400:
         raise _unusable(connection, f"extra {name!r}", f"must be a number above 0; got {value!r}")
     return number
+
+
+def _switch(connection: Connection, extra: Mapping[str, Any], name: str) -> bool:
+    """Read a boolean that is off unless it is clearly on: a slip must not open anything."""
+    value = extra.get(name)
+    text = "" if _is_blank(value) else str(value).strip().lower()
+    if text not in ("", "true", "false"):
+        raise _unusable(connection, f"extra {name!r}", f"must be true or false; got {value!r}")
+    return text == "true"
 
 
 def _prices(connection: Connection, extra: Mapping[str, Any]) -> dict[str, float]:

@@ -23,9 +23,13 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": _modules("musicapi_provider.hooks.musicapi"),
-        "operators": _modules("musicapi_provider.operators.musicapi"),
+        "operators": _modules(
+            "musicapi_provider.operators.musicapi", "musicapi_provider.operators.prompt_table"
+        ),
         "sensors": _modules("musicapi_provider.sensors.musicapi"),
-        "triggers": _modules("musicapi_provider.triggers.musicapi"),
+        "triggers": _modules(
+            "musicapi_provider.triggers.musicapi", "musicapi_provider.triggers.prompt_table"
+        ),
         "extra-links": ["musicapi_provider.links.MusicAPIListenLink"],
         "connection-types": [
             {
@@ -46,8 +50,8 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
-def _modules(module: str) -> list[dict[str, Any]]:
-    return [{"integration-name": _INTEGRATION, "python-modules": [module]}]
+def _modules(*modules: str) -> list[dict[str, Any]]:
+    return [{"integration-name": _INTEGRATION, "python-modules": list(modules)}]
 
 
 def _fields() -> dict[str, Any]:
@@ -88,6 +92,12 @@ def _fields() -> dict[str, Any]:
             "label": "Client certificate",
             "description": "Path of a client certificate with its key on the workers.",
             "schema": {"type": ["string", "null"]},
+        },
+        "allow_private_media": {
+            "label": "Allow private media hosts",
+            "description": "Let tracks be downloaded from private addresses, such as a media host of your "
+            "own network; default off. The API's own address is always allowed.",
+            "schema": {"type": ["boolean", "null"]},
         },
         "headers": {
             "label": "Headers",

@@ -51,6 +51,8 @@ class ClientSettings:
     :param poll_interval: Seconds between looks at a music task; ``None``: adaptive.
     :param prices: Credits by ``task_type`` where they differ from :data:`musicapi_provider.costs.CREDITS`.
     :param polls_per_second: Looks a second of all waiters together, at most.
+    :param allow_private_media: Whether media may come from private addresses; off, since URLs come from a
+        server. The API's own address is always allowed.
     :param name: What errors call this connection.
     """
 
@@ -65,6 +67,7 @@ class ClientSettings:
     poll_interval: float | None = None
     prices: Mapping[str, float] = field(default_factory=dict)
     polls_per_second: float = DEFAULT_POLLS_PER_SECOND
+    allow_private_media: bool = False
     name: str = "MusicAPI"
 
     @property

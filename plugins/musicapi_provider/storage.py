@@ -1,25 +1,27 @@
 """
-Stream tracks to object storage and check them on the way.
+Store tracks in a folder of object storage: each once, whole, and with all that is known of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from uuid import uuid4
 
-import requests
-import tenacity
-
-from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.verdict import is_usable_url
+from musicapi_provider.downloads import Downloads
+from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError
+from musicapi_provider.media_kinds import AUDIO, IMAGE
+from musicapi_provider.partial import Leftovers, PartFile, is_object_store, put, size_of
+from musicapi_provider.tags import Tags, tag
+from musicapi_provider.track_index import update_index
+from musicapi_provider.track_urls import TrackURLs
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -28,52 +30,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Bytes read and written at a time: constant memory whatever the size.
-CHUNK = 256 * 1024
-#: Tries of one download, and seconds before the second one, doubled each time.
-ATTEMPTS = 4
-FIRST_WAIT = 0.5
-#: Share of the duration that the API states which a file may lack before it counts as cut short.
-SHORT_BY = 0.1
+#: Bytes: eight minutes of WAV are 90 MB.
+DEFAULT_MAX_BYTES = 200 * 1024 * 1024
+#: Downloads at a time: two music tasks' worth; more gains little and looks like an attack to a CDN.
+DEFAULT_CONCURRENCY = 4
 
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of file: the first part of its content type, and first bytes with the suffix they stand for."""
-
-    name: str
-    magic: tuple[tuple[re.Pattern[bytes], str], ...]
-
-
-AUDIO = Kind(
-    "audio",
-    (
-        (re.compile(rb"ID3|\xff[\xe2-\xff]"), ".mp3"),
-        (re.compile(rb"RIFF....WAVE", re.DOTALL), ".wav"),
-        (re.compile(rb"....ftyp", re.DOTALL), ".m4a"),
-    ),
-)
-IMAGE = Kind(
-    "image",
-    (
-        (re.compile(rb"\xff\xd8\xff"), ".jpeg"),
-        (re.compile(rb"\x89PNG"), ".png"),
-        (re.compile(rb"RIFF....WEBP", re.DOTALL), ".webp"),
-    ),
-)
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+#: What a record holds of the track; the rest of it stands in the sidecar.
+_TRACK_KEYS = ("clip_id", "music_task_id", "title", "audio_url")
+#: What a sidecar holds beside the record.
+_BESIDE_RECORD = frozenset({"stored_at", "track", "about"})
 
 
 class TrackStore:
     """
-    A folder of tracks in object storage. Use it as a context manager.
+    A folder of tracks in object storage. Use it as a context manager; any thread may call :meth:`store`.
 
-    The sidecar ``{clip_id}.json`` is written last: where it stands, the track is complete.
+    A track is ``{clip_id}.mp3`` (or its format's suffix), its cover ``{clip_id}.jpeg``, and
+    ``{clip_id}.json`` the sidecar with all that is known. The sidecar is written last: where it stands, the
+    track is complete. Whatever is not whole stands in ``.incomplete/``.
 
-    :param folder: Where the files go; created when missing.
+    :param folder: Where the files go; created when missing, except buckets.
     :param settings: Proxies, certificates and time-out for the download. The key is not used.
     :param max_bytes: Largest body that is accepted.
     :param store_cover: Also store the cover image.
+    :param embed_tags: Write title, genre, ids, lyrics and the stored cover into the audio file. Hash and size
+        are then those of the tagged file. Tracks that are stored already stay as they are.
+    :param fresh_tracks: Reads a music task again, by its id, and returns its track dicts. Asked once per
+        track, when the media host answers 403, 404 or 410: URLs may expire, what was paid for does not.
+    :param concurrency: Downloads at a time in :meth:`store_all`.
     """
 
     def __init__(
@@ -81,231 +66,257 @@ class TrackStore:
         folder: ObjectStoragePath,
         settings: ClientSettings,
         *,
-        max_bytes: int,
+        max_bytes: int = DEFAULT_MAX_BYTES,
         store_cover: bool = False,
+        embed_tags: bool = False,
+        fresh_tracks: Callable[[str], Sequence[Mapping[str, Any]]] | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
     ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be 1 or more; got {concurrency!r}")
         self.folder = folder
         self.settings = settings
         self.max_bytes = max_bytes
         self.store_cover = store_cover
-        self._session = _media_session(settings)
+        self.embed_tags = embed_tags
+        self.fresh_tracks = fresh_tracks
+        self.concurrency = concurrency
+        self._downloads = Downloads(settings, max_bytes=max_bytes, connections=concurrency)
+        self._clip_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._fresh_lock = threading.Lock()
+        self._rewritten: set[str] = set()
+        #: What killed processes have left; known once everything was removed.
+        self._leftovers: Leftovers | None = None
 
     def __enter__(self) -> TrackStore:
-        """Create the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Create the folder; look up its connection, since only a task's main thread may ask Airflow."""
+        if is_object_store(self.folder):
+            _ = self.folder.fs
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the connections."""
-        self._session.close()
+        """Close the connections and remove the subfolder for what is incomplete, if it is empty."""
+        self._downloads.close()
+        Leftovers(self.folder).remove_folder()
+
+    # -- the folder ----------------------------------------------------------------------------------------
+
+    def remove_leftovers(self) -> None:
+        """Remove everything that is incomplete; only for who knows that no other process writes here."""
+        self._leftovers = Leftovers(self.folder)
+        self._leftovers.remove()
+        self._leftovers.remove_folder()
+
+    def write_index(self) -> str | None:
+        """
+        Bring ``index.csv`` up to date: a line per track, for people.
+
+        :return: its URI; ``None`` when that failed, with a warning: the tracks are stored all the same, and
+            the next run makes up for it.
+        """
+        try:
+            return str(update_index(self.folder, frozenset(self._rewritten)))
+        except Exception:
+            log.warning("The index of %s could not be written.", self.folder, exc_info=True)
+            return None
+
+    # -- tracks --------------------------------------------------------------------------------------------
 
     def store_all(
-        self, tracks: Iterable[Mapping[str, Any]], *, extra: Mapping[str, Any] | None = None
+        self, tracks: Iterable[Mapping[str, Any]], *, about: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """
-        Store every track that can be stored, then fail if one could not.
+        Store every track that can be stored, some at a time, then fail if one could not.
 
+        :return: their records, in the order of the tracks.
         :raises MusicAPIStorageError: names every track that is missing, and why.
         """
-        records, errors = [], []
-        for track in tracks:
+        todo = list(tracks)
+        leftovers = Leftovers(self.folder)
+
+        def attempt(track: Mapping[str, Any]) -> dict[str, Any] | Exception:
             try:
-                records.append(self.store(track, extra=extra))
-            except MusicAPIStorageError as error:
-                log.error("Clip %s is not stored: %s", track.get("clip_id"), error.message)  # noqa: TRY400
-                errors.append(error.message)
+                return self._store(track, about or {}, leftovers)
+            except Exception as error:  # noqa: BLE001 - whatever a storage raises must not keep the others out
+                log.error("Clip %s is not stored: %s", track.get("clip_id"), _words(error))  # noqa: TRY400
+                return error
+
+        if len(todo) < 2 or self.concurrency == 1:
+            outcomes = [attempt(track) for track in todo]
+        else:
+            outcomes = self._at_once(attempt, todo)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        records = [outcome for outcome in outcomes if isinstance(outcome, dict)]
         if errors:
             raise MusicAPIStorageError(
-                f"{len(errors)} tracks could not be stored, {len(records)} are: {' '.join(errors)}"
-            )
+                f"{len(errors)} tracks could not be stored, {len(records)} are: "
+                f"{' '.join(_words(error) for error in errors)}"
+            ) from errors[0]
         return records
 
-    def store(self, track: Mapping[str, Any], *, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _at_once(
+        self, attempt: Callable[[Mapping[str, Any]], Any], todo: list[Mapping[str, Any]]
+    ) -> list[Any]:
+        pool = ThreadPoolExecutor(min(self.concurrency, len(todo)), thread_name_prefix="store-tracks")
+        try:
+            return list(pool.map(attempt, todo))
+        except BaseException:  # the task is being ended: by its time-out, or by hand
+            self._downloads.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def store(self, track: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
         Store one track unless it is there, and return its record.
 
         :param track: A track dict as the sensor returns it.
-        :param extra: Further entries of the returned record, such as ``prompt_id``.
-        :raises MusicAPIStorageError: unusable id or URL, or an answer that is not the audio it should be.
+        :param about: What else the sidecar shall tell: body, credits, run, ... any JSON. ``prompt_id`` also
+            goes into the record.
+        :raises MusicAPIStorageError: unusable id or URL, an answer that is not the audio it should be, or a
+            storage that refuses.
         """
+        return self._store(track, about or {}, self._leftovers or Leftovers(self.folder))
+
+    def _store(
+        self, track: Mapping[str, Any], about: Mapping[str, Any], leftovers: Leftovers
+    ) -> dict[str, Any]:
         clip_id = track.get("clip_id")
         if not isinstance(clip_id, str) or not _SAFE_ID.fullmatch(clip_id):
             raise MusicAPIStorageError(f"clip_id {clip_id!r} cannot name a file.")
-        record = self._stored(clip_id)
-        if record is not None:
-            log.info("Clip %s is stored already: %s", clip_id, record["uri"])
-        else:
-            names = ("clip_id", "music_task_id", "title", "audio_url")
-            audio = self._download(track.get("audio_url"), clip_id, AUDIO, seconds=track.get("duration"))
-            record = {**{name: track.get(name) for name in names}, **audio}
-            self._write_sidecar(clip_id, record, track)
-            log.info("Stored clip %s: %s (%d bytes)", clip_id, record["uri"], record["bytes"])
-        if self.store_cover and track.get("image_url") and "cover_uri" not in record:
-            record |= self._cover(clip_id, track["image_url"])
-            self._write_sidecar(clip_id, record, track)
-        return {**record, **(extra or {})}
-
-    def _cover(self, clip_id: str, url: Any) -> dict[str, str]:
-        """Store the cover; the track is what was paid for, so a missing picture only warns."""
         try:
-            return {"cover_uri": self._download(url, clip_id, IMAGE)["uri"]}
-        except MusicAPIStorageError as error:
-            log.warning("Clip %s has no cover: %s", clip_id, error.message)
-            return {}
+            with self._clip_locks[clip_id]:
+                sidecar = self._sidecar(clip_id, track, about, leftovers)
+        except OSError as error:  # what a media host does wrong has been translated by now
+            raise MusicAPIStorageError(
+                f"Clip {clip_id}: the storage {self.folder} refuses ({type(error).__name__}: {error}).",
+                next_step="check the storage and the rights of its connection, then clear the store task.",
+            ) from error
+        record = {name: value for name, value in sidecar.items() if name not in _BESIDE_RECORD}
+        return {**record, **_prompt_id(about)}
 
-    def _write_sidecar(self, clip_id: str, record: Mapping[str, Any], track: Mapping[str, Any]) -> None:
-        sidecar = json.dumps({**record, "track": dict(track)}, indent=1)
-        (self.folder / f"{clip_id}.json").write_text(sidecar, encoding="utf-8")
-
-    def _usable(self, url: Any) -> str:
-        if not isinstance(url, str) or not is_usable_url(url, allow_http=self.settings.allow_http_audio):
-            raise MusicAPIStorageError(f"{url!r} is no final https URL.")
-        return url
+    def _sidecar(
+        self, clip_id: str, track: Mapping[str, Any], about: Mapping[str, Any], leftovers: Leftovers
+    ) -> dict[str, Any]:
+        """Return the sidecar of a track that is stored by now."""
+        source = TrackURLs(track, self._fresh)
+        sidecar = self._stored(clip_id)
+        if sidecar is None:
+            leftovers.remove(clip_id)
+            sidecar = self._fetch(clip_id, track, about, source)
+            log.info("Stored clip %s: %s (%d bytes)", clip_id, sidecar["uri"], sidecar["bytes"])
+        elif self.store_cover and track.get("image_url") and "cover_uri" not in sidecar:
+            if cover := self._cover(clip_id, source):
+                sidecar = {**sidecar, "cover_uri": str(cover)}
+                self._write_sidecar(sidecar)
+        else:
+            log.info("Clip %s is stored already: %s", clip_id, sidecar["uri"])
+        return sidecar
 
     def _stored(self, clip_id: str) -> dict[str, Any] | None:
-        """Return the record of a complete track: sidecar readable, file there, size right."""
-        sidecar = self.folder / f"{clip_id}.json"
+        """Return the sidecar of a complete track: readable, file there, size right."""
+        fs = self.folder.fs
         try:
-            record: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
-            record.pop("track", None)
-            path = self.folder / record["uri"].rsplit("/", 1)[-1]
-            complete = path.stat().st_size == record["bytes"]
+            content = fs.cat_file((self.folder / f"{clip_id}.json").path)
+            sidecar: dict[str, Any] = json.loads(content)
+            path = self.folder / sidecar["uri"].rsplit("/", 1)[-1]
+            complete = size_of(path) == sidecar["bytes"]
         except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
             return None
-        return {**record, "uri": str(path)} if complete else None
+        return {**sidecar, "uri": str(path)} if complete else None
 
-    def _download(self, url: Any, clip_id: str, kind: Kind, *, seconds: Any = None) -> dict[str, Any]:
-        """Download to a temporary name, check, move to the final name; repeat what can be repeated."""
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential(multiplier=FIRST_WAIT, max=8.0)
-            + tenacity.wait_random(0, FIRST_WAIT),
-            retry=tenacity.retry_if_exception_type(_BrokenDownloadError),
-            reraise=True,
-        )
-        try:
-            return retrying(self._download_once, self._usable(url), clip_id, kind, seconds)
-        except _BrokenDownloadError as error:
-            raise MusicAPIStorageError(f"{url} broke off {ATTEMPTS} times: {error}.") from error
+    def _write_sidecar(self, sidecar: Mapping[str, Any]) -> None:
+        clip_id = sidecar["clip_id"]
+        # ASCII, since a title may hold half of a surrogate pair; str, since whatever people put into `about`
+        # must not be what a paid track fails by.
+        content = json.dumps(sidecar, indent=1, default=str).encode("ascii")
+        put(self.folder / f"{clip_id}.json", content)
+        self._rewritten.add(clip_id)
 
-    def _download_once(self, url: str, clip_id: str, kind: Kind, seconds: Any) -> dict[str, Any]:
-        temporary = self.folder / f".{clip_id}.{uuid4().hex[:8]}.part"
-        try:
-            with self._get(url, kind.name) as response:
-                written, digest, head = self._write(response, temporary, url)
-                content_type = response.headers.get("Content-Type", "")
-            suffix = _suffix(head, kind, url)
-            facts = {"duration": _audio_seconds(temporary, url, seconds)} if kind is AUDIO else {}
-            final = self.folder / f"{clip_id}{suffix}"
-            temporary.fs.mv(temporary.path, final.path)
-        except BaseException:
-            _remove(temporary)
-            raise
-        return {
-            "uri": str(final),
-            "bytes": written,
-            "sha256": digest,
-            "content_type": content_type.partition(";")[0],
-            **facts,
-        }
+    # -- downloads -----------------------------------------------------------------------------------------
 
-    def _get(self, url: str, kind: str) -> requests.Response:
+    def _fetch(
+        self, clip_id: str, track: Mapping[str, Any], about: Mapping[str, Any], source: TrackURLs
+    ) -> dict[str, Any]:
         try:
-            response = self._session.get(
-                url,
-                stream=True,
-                timeout=self.settings.timeout,
-                proxies=dict(self.settings.proxies),  # here and not in the session: above the environment's
-                verify=self.settings.verify,
+            return self._fetch_once(clip_id, track, about, source)
+        except FileNotFoundError:
+            log.warning(
+                "Clip %s went away while it was incomplete; does another run clean up? Again.", clip_id
             )
-        except requests.RequestException as error:
-            raise _BrokenDownloadError(f"no answer ({type(error).__name__})") from error
-        if response.status_code >= 500 or response.status_code == 429:
-            response.close()
-            raise _BrokenDownloadError(f"HTTP {response.status_code}")
-        content_type = response.headers.get("Content-Type", "").lower()
-        problem = None
-        if response.status_code != 200:
-            problem = f"answered HTTP {response.status_code} (clear the waiting task for a fresh URL)"
-        elif not is_usable_url(response.url, allow_http=self.settings.allow_http_audio):
-            problem = f"redirected to {urlsplit(response.url).scheme}, which is not https"
-        elif not content_type.startswith((f"{kind}/", "application/octet-stream", "binary/")):
-            problem = f"answered {content_type or 'no content type'} instead of {kind}"
-        if problem:
-            response.close()
-            raise MusicAPIStorageError(f"{url} {problem}.", status_code=response.status_code)
-        return response
+            return self._fetch_once(clip_id, track, about, source)
 
-    def _write(
-        self, response: requests.Response, path: ObjectStoragePath, url: str
-    ) -> tuple[int, str, bytes]:
-        digest, written, head = hashlib.sha256(), 0, b""
-        with path.open("wb") as file:  # type: ignore[no-untyped-call]
-            for chunk in _chunks(response):
-                head = (head + chunk)[:16] if len(head) < 16 else head
-                written += len(chunk)
-                if written > self.max_bytes:
-                    raise MusicAPIStorageError(f"{url} is larger than {self.max_bytes} bytes (max_bytes).")
-                digest.update(chunk)
-                file.write(chunk)
-        promised = response.headers.get("Content-Length")
-        encoded = response.headers.get("Content-Encoding")  # then the length is not the body's
-        if promised and not encoded and written != int(promised):
-            raise _BrokenDownloadError(f"{written} of {promised} bytes came")
-        if not written:
-            raise _BrokenDownloadError("the body is empty")
-        return written, digest.hexdigest(), head
+    def _fetch_once(
+        self, clip_id: str, track: Mapping[str, Any], about: Mapping[str, Any], source: TrackURLs
+    ) -> dict[str, Any]:
+        part = PartFile(self.folder, clip_id)
+        try:
+            stated = track.get("duration")
+            url, seconds = source.get("audio_url", lambda url: self._downloads.audio(url, part, stated))
+            cover = self._cover(clip_id, source) if self.store_cover else None
+            content_type, suffix = part.content_type, AUDIO.suffix_of(part.head) or ""
+            if self.embed_tags:
+                tagged = PartFile(self.folder, clip_id)
+                part = tag(part, tagged, suffix, Tags.of(track, about, _content_of(cover)))
+            final = self.folder / f"{clip_id}{suffix}"
+            size, sha256 = part.written, part.sha256
+            part.move_to(final)
+        except BaseException:
+            part.discard()
+            raise
+        sidecar = {
+            **{name: track.get(name) for name in _TRACK_KEYS},
+            "audio_url": url,
+            "uri": str(final),
+            "bytes": size,
+            "sha256": sha256,
+            "content_type": content_type,
+            "duration": seconds,
+            **({"cover_uri": str(cover)} if cover else {}),
+            **_prompt_id(about),
+            "stored_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "track": dict(track),
+            "about": dict(about),
+        }
+        self._write_sidecar(sidecar)
+        return sidecar
 
+    def _cover(self, clip_id: str, source: TrackURLs) -> ObjectStoragePath | None:
+        """Store the cover; the track is what was paid for, so a missing picture only warns."""
+        if not source.track.get("image_url"):
+            return None
+        part = PartFile(self.folder, clip_id)
+        try:
+            source.get("image_url", lambda url: self._downloads.cover(url, part))
+            final: ObjectStoragePath = self.folder / f"{clip_id}{IMAGE.suffix_of(part.head)}"
+            part.move_to(final)
+        except MusicAPIStorageError as error:
+            part.discard()
+            log.warning("Clip %s has no cover: %s", clip_id, error.message)
+            return None
+        except BaseException:
+            part.discard()
+            raise
+        return final
 
-class _BrokenDownloadError(Exception):
-    """A download that may work at the next try."""
-
-
-def _media_session(settings: ClientSettings) -> requests.Session:
-    """Return a session with the connection's way to the network; its key, headers and cert stay at home."""
-    session = requests.Session()
-    session.trust_env = settings.trust_env
-    session.max_redirects = 5
-    return session
-
-
-def _chunks(response: requests.Response) -> Iterator[bytes]:
-    try:
-        yield from response.iter_content(CHUNK)
-    except (requests.RequestException, OSError) as error:
-        raise _BrokenDownloadError(f"the connection broke ({type(error).__name__})") from error
-
-
-def _suffix(head: bytes, kind: Kind, url: str) -> str:
-    for pattern, suffix in kind.magic:
-        if pattern.match(head):
-            return suffix
-    raise MusicAPIStorageError(f"{url} does not begin like the file it should be: {head[:8]!r}.")
+    def _fresh(self, music_task_id: str) -> Sequence[Mapping[str, Any]] | None:
+        if self.fresh_tracks is None:
+            return None
+        with self._fresh_lock:  # a client is for one thread at a time
+            return self.fresh_tracks(music_task_id)
 
 
-def _audio_seconds(path: ObjectStoragePath, url: str, stated: Any) -> float:
-    """Return the duration as read from the file; without one it is no audio, much shorter it is cut."""
-    import mutagen
-
-    try:
-        with path.open("rb") as file:  # type: ignore[no-untyped-call]
-            audio = mutagen.File(file)
-    except mutagen.MutagenError as error:
-        raise MusicAPIStorageError(f"{url} is not readable as audio: {error}.") from error
-    if audio is None or not audio.info.length > 0:
-        raise MusicAPIStorageError(f"{url} is not readable as audio.")
-    seconds = round(float(audio.info.length), 2)
-    if isinstance(stated, (int, float)) and seconds < stated * (1 - SHORT_BY) - 1:
-        raise _BrokenDownloadError(f"the file lasts {seconds:g} of {stated:g} s")
-    return seconds
+def _words(error: Exception) -> str:
+    return error.message if isinstance(error, MusicAPIError) else f"{type(error).__name__}: {error}."
 
 
-def _remove(path: ObjectStoragePath) -> None:
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        pass
-    except Exception:  # a cleaning-up must not hide the error that made it necessary
-        log.warning("Could not remove the temporary file %s", path, exc_info=True)
+def _prompt_id(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {"prompt_id": about["prompt_id"]} if about.get("prompt_id") else {}
+
+
+def _content_of(path: ObjectStoragePath | None) -> tuple[bytes, str] | None:
+    return None if path is None else (path.fs.cat_file(path.path), path.suffix)

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from musicapi_provider import control_flow, exceptions, storage, submission, verdict, waiting
+from musicapi_provider import control_flow, downloads, exceptions, submission, verdict, waiting
 from musicapi_provider.exceptions import MusicAPIError
 
 #: Every error class of the provider, and those that a later try can cure.
@@ -53,7 +53,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "STORE_PAUSE", 0.01)
     monkeypatch.setattr(waiting, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(control_flow, "FIRST_LOOK_OF_TRIGGER", 0.0)
-    monkeypatch.setattr(storage, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(downloads, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import certifi
+import mutagen
 import pytest
 from airflow.sdk import ObjectStoragePath
 
 from include.musicapi_simulator.scenarios import CATALOGUE, Stage
-from musicapi_provider.exceptions import MusicAPIStorageError, Spent
-from musicapi_provider.storage import ATTEMPTS, TrackStore
+from musicapi_provider.downloads import ATTEMPTS
+from musicapi_provider.exceptions import MusicAPIAuthError, MusicAPIStorageError, Spent
+from musicapi_provider.storage import TrackStore
+from musicapi_provider.tags import _WRITERS
+from tests.media import MediaServer, frames, media_server
+from tests.s3 import S3Bucket, s3_bucket
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
     from musicapi_provider.client import MusicAPIClient
     from musicapi_provider.settings import ClientSettings
-    from tests.unit.conftest import Log, OddAnswer, OddServer
+    from tests.unit.conftest import Log, OddServer
 
+__all__ = ["media_server", "s3_bucket"]
 pytestmark = pytest.mark.usefixtures("quick")
 
+ABOUT = {"prompt_id": "row-7", "body": {"prompt": "La la"}, "credits": 15, "run_id": "manual__1"}
 BODY = {"task_type": "create_music", "mv": "sonic-v5", "custom_mode": True, "prompt": "La la"}
 GET_TRACK = "GET /media/{clip_id}.mp3"
 GET_COVER = "GET /media/{clip_id}.jpeg"
@@ -38,28 +52,74 @@ def track(client: MusicAPIClient, simulator: SimulatorServer) -> dict[str, Any]:
     return client.get_task(client.create(BODY)).tracks[0].as_dict()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a folder that does not exist yet."""
-    return tmp_path / "deep" / "music"
+@dataclass(frozen=True)
+class Destination:
+    """
+    A folder for tracks, looked at without our code.
+
+    :param bucket: Where it is on S3, else ``local``.
+    """
+
+    uri: str
+    local: Path
+    bucket: S3Bucket | None = None
+
+    def names(self) -> set[str]:
+        """Return the names of all files in it and below, hidden ones too."""
+        if self.bucket:
+            return {key.removeprefix("music/") for key in self.bucket.sizes()}
+        return {str(path.relative_to(self.local)) for path in self.local.rglob("*") if path.is_file()}
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content."""
+        if self.bucket:
+            found = self.bucket.client.get_object(Bucket=self.bucket.name, Key=f"music/{name}")
+            return bytes(found["Body"].read())
+        return (self.local / name).read_bytes()
+
+    def json(self, name: str) -> Any:
+        """Return a sidecar."""
+        return json.loads(self.read(name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file there."""
+        if self.bucket:
+            self.bucket.client.put_object(Bucket=self.bucket.name, Key=f"music/{name}", Body=content)
+            return
+        (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.local / name).write_bytes(content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        if self.bucket:
+            self.bucket.client.delete_object(Bucket=self.bucket.name, Key=f"music/{name}")
+        else:
+            (self.local / name).unlink()
+
+
+@pytest.fixture(params=["local", "s3"])
+def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
+    """Return a folder that does not exist yet: on this machine, then in a bucket."""
+    local = tmp_path / "deep" / "music"
+    if request.param == "local":
+        return Destination(f"file://{local}", local)
+    bucket = request.getfixturevalue("s3_bucket")
+    return Destination(bucket.uri, local, bucket)
 
 
 @pytest.fixture
-def open_store(settings: ClientSettings, folder: Path) -> Iterator[Callable[..., TrackStore]]:
+def open_store(settings: ClientSettings, destination: Destination) -> Iterator[Callable[..., TrackStore]]:
     """Return a function that opens a store in the folder."""
-    opened: list[TrackStore] = []
+    with ExitStack() as opened:
 
-    def make(changes: dict[str, Any] | None = None, **arguments: Any) -> TrackStore:
-        arguments = {"max_bytes": 10_000_000, **arguments}
-        store = TrackStore(
-            ObjectStoragePath(f"file://{folder}"), replace(settings, **(changes or {})), **arguments
-        )
-        opened.append(store)
-        return store.__enter__()
+        def make(changes: dict[str, Any] | None = None, **arguments: Any) -> TrackStore:
+            arguments = {"max_bytes": 10_000_000, **arguments}
+            store = TrackStore(
+                ObjectStoragePath(destination.uri), replace(settings, **(changes or {})), **arguments
+            )
+            return opened.enter_context(store)
 
-    yield make
-    for store in opened:
-        store.__exit__(None, None, None)
+        yield make
 
 
 @pytest.fixture
@@ -68,27 +128,24 @@ def store(open_store: Callable[..., TrackStore]) -> TrackStore:
     return open_store()
 
 
-def names_in(folder: Path) -> set[str]:
-    """Return the names of all files, hidden ones too."""
-    return {path.name for path in folder.iterdir()}
-
-
 # -- what is stored ------------------------------------------------------------------------------------------
 
 
-def test_track_and_sidecar_are_stored(store: TrackStore, track: dict[str, Any], folder: Path) -> None:
+def test_track_and_sidecar_are_stored(
+    store: TrackStore, track: dict[str, Any], destination: Destination
+) -> None:
     """Named by the clip's id; the record tells what is there."""
     record = store.store(track)
     clip_id = track["clip_id"]
-    audio = (folder / f"{clip_id}.mp3").read_bytes()
+    audio = destination.read(f"{clip_id}.mp3")
 
-    assert names_in(folder) == {f"{clip_id}.mp3", f"{clip_id}.json"}
+    assert destination.names() == {f"{clip_id}.mp3", f"{clip_id}.json"}
     assert record == {
         "clip_id": clip_id,
         "music_task_id": track["music_task_id"],
         "title": track["title"],
         "audio_url": track["audio_url"],
-        "uri": f"file://{folder}/{clip_id}.mp3",
+        "uri": f"{destination.uri}/{clip_id}.mp3",
         "bytes": len(audio),
         "sha256": hashlib.sha256(audio).hexdigest(),
         "content_type": "audio/mp3",
@@ -96,12 +153,18 @@ def test_track_and_sidecar_are_stored(store: TrackStore, track: dict[str, Any], 
     }
 
 
-def test_sidecar_holds_record_and_track(store: TrackStore, track: dict[str, Any], folder: Path) -> None:
-    """Whoever has only the folder knows everything."""
-    record = store.store(track)
-    sidecar = json.loads((folder / f"{track['clip_id']}.json").read_text(encoding="utf-8"))
+def test_sidecar_holds_record_and_track(
+    store: TrackStore, track: dict[str, Any], destination: Destination
+) -> None:
+    """Whoever has only the folder knows everything; of the rest, the record has only the row's id."""
+    record = store.store(track, about=ABOUT)
+    sidecar = destination.json(f"{track['clip_id']}.json")
 
-    assert sidecar == {**record, "track": track}
+    stored_at = datetime.fromisoformat(sidecar["stored_at"])
+
+    assert sidecar == {**record, "stored_at": sidecar["stored_at"], "track": track, "about": ABOUT}
+    assert stored_at.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - stored_at) < timedelta(minutes=1)
 
 
 def test_uri_of_the_record_can_be_opened(store: TrackStore, track: dict[str, Any]) -> None:
@@ -116,40 +179,42 @@ def test_second_run_downloads_nothing(
 ) -> None:
     """The same record comes out, with this run's extra entries."""
     first = open_store().store(track)
-    second = open_store().store(track, extra={"prompt_id": "row-7"})
+    second = open_store().store(track, about={"prompt_id": "row-7"})
 
     assert second == {**first, "prompt_id": "row-7"}
     assert simulator.state.requests[GET_TRACK] == 1
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("suffix", "content"),
     [
-        pytest.param(lambda mp3, sidecar: mp3.unlink(), id="file gone"),
-        pytest.param(lambda mp3, sidecar: mp3.write_bytes(b"ID3"), id="file cut"),
-        pytest.param(lambda mp3, sidecar: sidecar.unlink(), id="sidecar gone"),
-        pytest.param(lambda mp3, sidecar: sidecar.write_text("{"), id="sidecar cut"),
-        pytest.param(lambda mp3, sidecar: sidecar.write_text("{}"), id="sidecar empty"),
-        pytest.param(lambda mp3, sidecar: sidecar.write_text("[]"), id="sidecar no object"),
-        pytest.param(lambda mp3, sidecar: sidecar.write_text('{"uri": 5, "bytes": 1}'), id="sidecar odd"),
-        pytest.param(lambda mp3, sidecar: sidecar.write_bytes(b"\xff\xfe"), id="sidecar no text"),
+        pytest.param(".mp3", None, id="file gone"),
+        pytest.param(".mp3", b"ID3", id="file cut"),
+        pytest.param(".json", None, id="sidecar gone"),
+        pytest.param(".json", b"{", id="sidecar cut"),
+        pytest.param(".json", b"{}", id="sidecar empty"),
+        pytest.param(".json", b"[]", id="sidecar no object"),
+        pytest.param(".json", b'{"uri": 5, "bytes": 1}', id="sidecar odd"),
+        pytest.param(".json", b"\xff\xfe", id="sidecar no text"),
     ],
 )
 def test_damaged_track_is_downloaded_again(
-    damage: Callable[[Path, Path], Any],
+    suffix: str,
+    content: bytes | None,
     open_store: Callable[..., TrackStore],
     track: dict[str, Any],
-    folder: Path,
+    destination: Destination,
     simulator: SimulatorServer,
 ) -> None:
     """Only a whole one counts as stored."""
     first = open_store().store(track)
-    damage(folder / f"{track['clip_id']}.mp3", folder / f"{track['clip_id']}.json")
+    name = f"{track['clip_id']}{suffix}"
+    destination.remove(name) if content is None else destination.write(name, content)
     second = open_store().store(track)
 
     assert first == second
     assert simulator.state.requests[GET_TRACK] == 2
-    assert names_in(folder) == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
+    assert destination.names() == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
 
 
 @pytest.mark.parametrize(
@@ -158,36 +223,42 @@ def test_damaged_track_is_downloaded_again(
     ids=["other scripts", "path", "control characters", "cut surrogate pair", "empty", "none"],
 )
 def test_title_is_data_and_never_a_name(
-    title: str | None, store: TrackStore, track: dict[str, Any], folder: Path
+    title: str | None, store: TrackStore, track: dict[str, Any], destination: Destination
 ) -> None:
     """Whatever it holds, it survives in the sidecar and touches no path."""
     store.store({**track, "title": title})
-    sidecar = json.loads((folder / f"{track['clip_id']}.json").read_text(encoding="utf-8"))
+    sidecar = destination.json(f"{track['clip_id']}.json")
 
     assert sidecar["title"] == title
-    assert names_in(folder) == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
+    assert destination.names() == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
 
 
 def test_cover_is_stored_on_request(
-    open_store: Callable[..., TrackStore], track: dict[str, Any], folder: Path, simulator: SimulatorServer
+    open_store: Callable[..., TrackStore],
+    track: dict[str, Any],
+    destination: Destination,
+    simulator: SimulatorServer,
 ) -> None:
     """Beside the track; not otherwise."""
     record = open_store(store_cover=True).store(track)
 
-    assert record["cover_uri"] == f"file://{folder}/{track['clip_id']}.jpeg"
-    assert (folder / f"{track['clip_id']}.jpeg").read_bytes().startswith(b"\xff\xd8\xff")
+    assert record["cover_uri"] == f"{destination.uri}/{track['clip_id']}.jpeg"
+    assert destination.read(f"{track['clip_id']}.jpeg").startswith(b"\xff\xd8\xff")
     assert simulator.state.requests[GET_COVER] == 1
     assert simulator.state.media_requests_with_key == 0
 
 
 def test_cover_is_fetched_later_for_a_stored_track(
-    open_store: Callable[..., TrackStore], track: dict[str, Any], folder: Path, simulator: SimulatorServer
+    open_store: Callable[..., TrackStore],
+    track: dict[str, Any],
+    destination: Destination,
+    simulator: SimulatorServer,
 ) -> None:
     """Who turns ``store_cover`` on later gets covers, without downloading the audio again."""
     open_store().store(track)
     record = open_store(store_cover=True).store(track)
 
-    assert record.get("cover_uri") == f"file://{folder}/{track['clip_id']}.jpeg"
+    assert record.get("cover_uri") == f"{destination.uri}/{track['clip_id']}.jpeg"
     assert simulator.state.requests[GET_TRACK] == 1
 
 
@@ -203,11 +274,17 @@ def test_track_without_a_cover_is_fine(open_store: Callable[..., TrackStore], tr
 # scenario: (words of the error, or None for success; requests for the track)
 MEDIA: dict[str, tuple[str | None, int]] = {
     "media-404": ("answered HTTP 404", 1),
-    "media-html": ("answered text/html", 1),
+    "media-expired": ("answered HTTP 403", 1),
+    "media-html": ("answered an HTML page", 1),
+    "media-image": ("does not begin like the audio file", 1),
     "media-truncated": (None, 2),
     "media-empty": ("the body is empty", ATTEMPTS),
     "media-drop-once": (None, 2),
+    "media-no-range": (None, 1),
+    "media-preview": ("a streaming preview or cut short", ATTEMPTS),
     "media-redirect": (None, 2),
+    "media-redirect-private": (r"leads to the private address 127\.0\.0\.2", 1),
+    "media-redirect-scheme": ("redirected to ftp", 1),
 }
 
 
@@ -218,7 +295,7 @@ def test_every_media_scenario_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", MEDIA)
 def test_media_scenario(
-    name: str, store: TrackStore, track: dict[str, Any], folder: Path, simulator: SimulatorServer
+    name: str, store: TrackStore, track: dict[str, Any], destination: Destination, simulator: SimulatorServer
 ) -> None:
     """Passing failures are repeated, lasting ones told; nothing half-done stays in the folder."""
     words, requests = MEDIA[name]
@@ -234,12 +311,12 @@ def test_media_scenario(
     stored = {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
 
     assert simulator.state.requests[GET_TRACK] == requests
-    assert names_in(folder) == (set() if words else stored)
+    assert destination.names() == (set() if words else stored)
 
 
 @pytest.mark.parametrize("name", ["media-truncated", "media-drop-once"])
 def test_download_that_always_breaks_off_ends_in_its_error(
-    name: str, store: TrackStore, track: dict[str, Any], folder: Path, simulator: SimulatorServer
+    name: str, store: TrackStore, track: dict[str, Any], destination: Destination, simulator: SimulatorServer
 ) -> None:
     """After the last try it is told, and Airflow may retry it."""
     simulator.state.scenario(name, times=None)
@@ -248,58 +325,18 @@ def test_download_that_always_breaks_off_ends_in_its_error(
 
     assert caught.value.retryable
     assert simulator.state.requests[GET_TRACK] == ATTEMPTS
-    assert names_in(folder) == set()
-
-
-def _answers(status: int, headers: dict[str, str], body: str) -> Callable[..., OddAnswer]:
-    return lambda _: (status, headers, body)
-
-
-AUDIO = {"content-type": "audio/mpeg"}
-
-
-@pytest.mark.parametrize(
-    ("answer", "words", "requests"),
-    [
-        pytest.param(_answers(503, {}, ""), "HTTP 503", ATTEMPTS, id="away"),
-        pytest.param(_answers(429, {}, ""), "HTTP 429", ATTEMPTS, id="throttled"),
-        pytest.param(_answers(403, {}, "expired"), "HTTP 403", 1, id="expired"),
-        pytest.param(_answers(200, AUDIO, "this is no music"), "does not begin like", 1, id="magic bytes"),
-        pytest.param(_answers(200, AUDIO, "ID3 but no frames at all"), "not readable", 1, id="no frames"),
-        pytest.param(_answers(200, {"content-type": "video/mp4"}, "x"), "video/mp4", 1, id="video"),
-        pytest.param(_answers(200, {}, "x"), "no content type", 1, id="no content type"),
-        pytest.param(_answers(302, {"location": "/loop"}, ""), "TooManyRedirects", 0, id="endless redirect"),
-    ],
-)
-def test_answer_that_is_no_audio_is_refused(
-    answer: Callable[[BaseHTTPRequestHandler], OddAnswer],
-    words: str,
-    requests: int,
-    store: TrackStore,
-    track: dict[str, Any],
-    folder: Path,
-    odd_server: Callable[..., OddServer],
-) -> None:
-    """The error names the URL and what came instead; nothing stays behind."""
-    server = odd_server(answer)
-    url = f"{server.base_url}/song.mp3"
-    with pytest.raises(MusicAPIStorageError, match=words) as caught:
-        store.store({**track, "audio_url": url})
-
-    assert url in str(caught.value)
-    assert len(server.requests) == requests or not requests
-    assert names_in(folder) == set()
+    assert destination.names() == set()
 
 
 def test_file_much_shorter_than_stated_is_refused(
-    store: TrackStore, track: dict[str, Any], folder: Path, simulator: SimulatorServer
+    store: TrackStore, track: dict[str, Any], destination: Destination, simulator: SimulatorServer
 ) -> None:
     """A stream of an unfinished clip is whole as a file, but not as a song."""
     with pytest.raises(MusicAPIStorageError, match="of 500 s"):
         store.store({**track, "duration": 500.0})
 
     assert simulator.state.requests[GET_TRACK] == ATTEMPTS
-    assert names_in(folder) == set()
+    assert destination.names() == set()
 
 
 @pytest.mark.parametrize("duration", [None, 0.0, "unknown"], ids=repr)
@@ -313,7 +350,7 @@ def test_unknown_duration_is_no_reason_to_refuse(
 
 
 def test_store_all_goes_on_after_a_failure_and_names_each(
-    store: TrackStore, track: dict[str, Any], folder: Path
+    store: TrackStore, track: dict[str, Any], destination: Destination
 ) -> None:
     """One bad track must not keep the others out."""
     bad = [{**track, "clip_id": "../x"}, {**track, "audio_url": None}]
@@ -321,33 +358,36 @@ def test_store_all_goes_on_after_a_failure_and_names_each(
         store.store_all([*bad, {**track, "clip_id": "good"}])
 
     assert "'../x'" in str(caught.value)
-    assert names_in(folder) == {"good.mp3", "good.json"}
+    assert destination.names() == {"good.mp3", "good.json"}
 
 
 def test_body_beyond_max_bytes_is_refused(
-    open_store: Callable[..., TrackStore], track: dict[str, Any], folder: Path, simulator: SimulatorServer
+    open_store: Callable[..., TrackStore],
+    track: dict[str, Any],
+    destination: Destination,
+    simulator: SimulatorServer,
 ) -> None:
     """It stops in the middle and is not repeated."""
     with pytest.raises(MusicAPIStorageError, match="larger than 1000 bytes"):
         open_store(max_bytes=1000).store(track)
 
     assert simulator.state.requests[GET_TRACK] == 1
-    assert names_in(folder) == set()
+    assert destination.names() == set()
 
 
 def test_body_of_exactly_max_bytes_is_fine(
-    open_store: Callable[..., TrackStore], track: dict[str, Any], folder: Path
+    open_store: Callable[..., TrackStore], track: dict[str, Any], destination: Destination
 ) -> None:
     """The limit itself is allowed."""
     size = open_store().store(track)["bytes"]
-    (folder / f"{track['clip_id']}.json").unlink()
+    destination.remove(f"{track['clip_id']}.json")
     record = open_store(max_bytes=size).store(track)
 
     assert record["bytes"] == size
 
 
 def test_interrupted_download_leaves_nothing(
-    store: TrackStore, track: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: TrackStore, track: dict[str, Any], destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when the worker ends the task in the middle."""
 
@@ -361,7 +401,7 @@ def test_interrupted_download_leaves_nothing(
     with pytest.raises(Killed):
         store.store(track)
 
-    assert names_in(folder) == set()
+    assert destination.names() == set()
 
 
 # -- ids and URLs --------------------------------------------------------------------------------------------
@@ -373,13 +413,17 @@ def test_interrupted_download_leaves_nothing(
     ids=repr,
 )
 def test_bad_clip_id_is_refused(
-    clip_id: Any, store: TrackStore, track: dict[str, Any], folder: Path, simulator: SimulatorServer
+    clip_id: Any,
+    store: TrackStore,
+    track: dict[str, Any],
+    destination: Destination,
+    simulator: SimulatorServer,
 ) -> None:
     """It comes from a server and becomes a path, so nothing but plain ids passes."""
     with pytest.raises(MusicAPIStorageError, match="clip_id"):
         store.store({**track, "clip_id": clip_id})
 
-    assert names_in(folder) == set()
+    assert destination.names() == set()
     assert simulator.state.requests[GET_TRACK] == 0
 
 
@@ -389,42 +433,35 @@ def test_bad_clip_id_is_refused(
     ids=repr,
 )
 def test_url_that_is_not_final_is_refused(
-    url: Any, store: TrackStore, track: dict[str, Any], folder: Path
+    url: Any, store: TrackStore, track: dict[str, Any], destination: Destination
 ) -> None:
     """No file of this machine, no stream of an unfinished clip."""
     with pytest.raises(MusicAPIStorageError, match="no final https URL"):
         store.store({**track, "audio_url": url})
 
-    assert names_in(folder) == set()
-
-
-def test_http_url_is_refused_where_the_api_is_https(
-    open_store: Callable[..., TrackStore], track: dict[str, Any], simulator: SimulatorServer
-) -> None:
-    """Http is for the simulator alone."""
-    store = open_store({"base_url": "https://api.musicapi.ai/api/v1"})
-    with pytest.raises(MusicAPIStorageError, match="no final https URL"):
-        store.store(track)
-
-    assert not simulator.state.requests[GET_TRACK]
+    assert destination.names() == set()
 
 
 @pytest.mark.parametrize("url", ["ftp://a.example/b.jpeg", "file:///etc/passwd"])
 def test_cover_url_is_checked_like_the_tracks(
-    url: str, open_store: Callable[..., TrackStore], track: dict[str, Any], folder: Path, logged: Log
+    url: str,
+    open_store: Callable[..., TrackStore],
+    track: dict[str, Any],
+    destination: Destination,
+    logged: Log,
 ) -> None:
     """A cover that cannot be had only warns: the track is what was paid for."""
     record = open_store(store_cover=True).store({**track, "image_url": url})
 
     assert "cover_uri" not in record
     assert "no final https URL" in logged.text
-    assert names_in(folder) == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
+    assert destination.names() == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
 
 
 def test_cover_that_is_no_picture_is_left_out(
     open_store: Callable[..., TrackStore],
     track: dict[str, Any],
-    folder: Path,
+    destination: Destination,
     odd_server: Callable[..., OddServer],
     logged: Log,
 ) -> None:
@@ -434,53 +471,403 @@ def test_cover_that_is_no_picture_is_left_out(
 
     assert "cover_uri" not in record
     assert "does not begin like" in logged.text
-    assert names_in(folder) == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
+    assert destination.names() == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
 
 
-def test_redirect_from_https_to_http_is_refused(
+# -- fresh URLs ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def expiring(simulator: SimulatorServer, client: MusicAPIClient) -> list[dict[str, Any]]:
+    """Return the tracks of a finished music task, with expired URLs; reading it again gives fresh ones."""
+    simulator.state.job_rule = "at-once"
+    simulator.state.configure(media_url_seconds=60.0)
+    tracks = [track.as_dict() for track in client.get_task(client.create(BODY)).tracks]
+    return [
+        {
+            **track,
+            **{name: re.sub(r"expires=\d+", "expires=1", track[name]) for name in ("audio_url", "image_url")},
+        }
+        for track in tracks
+    ]
+
+
+def reader(client: MusicAPIClient, asked: list[str]) -> Callable[[str], Sequence[dict[str, Any]]]:
+    """Return a function that reads a music task again and notes that it did."""
+
+    def fresh_tracks(music_task_id: str) -> Sequence[dict[str, Any]]:
+        asked.append(music_task_id)
+        return [track.as_dict() for track in client.get_task(music_task_id).tracks]
+
+    return fresh_tracks
+
+
+def test_expired_url_is_replaced_by_the_fresh_one(
+    expiring: list[dict[str, Any]],
     open_store: Callable[..., TrackStore],
-    track: dict[str, Any],
-    folder: Path,
-    odd_server: Callable[..., OddServer],
-    certificate: Path,
+    client: MusicAPIClient,
+    simulator: SimulatorServer,
 ) -> None:
-    """A redirect cannot talk us out of https."""
-    secure = odd_server(lambda _: (302, {"location": track["audio_url"]}, ""), tls=certificate)
-    store = open_store({"base_url": secure.base_url, "verify": str(certificate)})
-    with pytest.raises(MusicAPIStorageError, match="redirected to http, which is not https"):
-        store.store({**track, "audio_url": f"{secure.base_url}/song.mp3"})
+    """Read again once per track, which is free; the cover's URL is taken from the same answer."""
+    asked: list[str] = []
+    store = open_store(fresh_tracks=reader(client, asked), store_cover=True)
+    records = store.store_all(expiring)
 
-    assert names_in(folder) == set()
+    assert [track["music_task_id"] for track in expiring] == asked
+    assert [track["clip_id"] for track in expiring] == [record["clip_id"] for record in records]
+    assert all("expires=1&" not in f"{record['audio_url']}&" for record in records)
+    assert all("cover_uri" in record for record in records)
+    assert simulator.state.requests[GET_TRACK] == 4
+    assert simulator.state.requests[GET_COVER] == 2
 
 
-def test_verify_of_the_connection_beats_the_environment(
+def test_expired_url_without_a_way_to_a_fresh_one_says_what_to_do(
+    expiring: list[dict[str, Any]], store: TrackStore
+) -> None:
+    """The waiting task has it."""
+    with pytest.raises(MusicAPIStorageError, match=r"HTTP 403.*expired.*clear the waiting task"):
+        store.store(expiring[0])
+
+
+@pytest.mark.parametrize(
+    ("fresh", "words"),
+    [
+        pytest.param({"audio_url": "{old}?2"}, r"HTTP 404\..*That was the fresh URL", id="refused, too"),
+        pytest.param({"audio_url": "{old}"}, "still gives this URL", id="the same"),
+        pytest.param({"audio_url": None}, "still gives this URL", id="none"),
+        pytest.param({"clip_id": "other"}, "still gives this URL", id="other clips"),
+    ],
+)
+def test_fresh_url_that_does_not_help_says_so(
+    fresh: dict[str, Any],
+    words: str,
     open_store: Callable[..., TrackStore],
     track: dict[str, Any],
-    odd_server: Callable[..., OddServer],
-    certificate: Path,
+    simulator: SimulatorServer,
+    destination: Destination,
+) -> None:
+    """The file is gone at the vendor; nobody is sent in circles."""
+    simulator.state.scenario("media-404")
+    changed = {name: value and value.replace("{old}", track["audio_url"]) for name, value in fresh.items()}
+    asked: list[str] = []
+
+    def fresh_tracks(music_task_id: str) -> list[dict[str, Any]]:
+        asked.append(music_task_id)
+        return [{**track, **changed}]
+
+    with pytest.raises(MusicAPIStorageError, match=words) as caught:
+        open_store(fresh_tracks=fresh_tracks).store(track)
+
+    assert "ask there, with the clip's id" in str(caught.value)
+    assert [track["music_task_id"]] == asked
+    assert destination.names() == set()
+
+
+def test_music_task_that_cannot_be_read_again_is_told(
+    open_store: Callable[..., TrackStore], track: dict[str, Any], simulator: SimulatorServer
+) -> None:
+    """With both reasons."""
+    simulator.state.scenario("media-404")
+
+    def fresh_tracks(_: str) -> list[dict[str, Any]]:
+        raise MusicAPIAuthError("The key is refused.")
+
+    with pytest.raises(MusicAPIStorageError, match=r"HTTP 404.*could not be read: The key is refused"):
+        open_store(fresh_tracks=fresh_tracks).store(track)
+
+
+# -- what a death leaves -------------------------------------------------------------------------------------
+
+
+def test_leftovers_of_the_clip_go_before_it_is_stored(
+    store: TrackStore, track: dict[str, Any], destination: Destination
+) -> None:
+    """Those of others may belong to a run at work."""
+    clip_id = track["clip_id"]
+    destination.write(f".incomplete/{clip_id}.0123456789ab.part", b"half")
+    destination.write(f".incomplete/{clip_id}.json.0123456789ab.part", b"half")
+    destination.write(".incomplete/other.0123456789ab.part", b"half")
+    store.store_all([track])
+
+    assert destination.names() == {
+        f"{clip_id}.mp3",
+        f"{clip_id}.json",
+        ".incomplete/other.0123456789ab.part",
+    }
+
+
+def test_all_leftovers_go_on_request(store: TrackStore, destination: Destination) -> None:
+    """For who knows that nobody else writes there."""
+    destination.write(".incomplete/one.0123456789ab.part", b"half")
+    destination.write(".incomplete/anything", b"half")
+    store.remove_leftovers()
+
+    assert destination.names() == set()
+    assert not (destination.local / ".incomplete").exists()
+
+
+def test_unfinished_uploads_are_aborted(
+    settings: ClientSettings, s3_bucket: S3Bucket, track: dict[str, Any]
+) -> None:
+    """S3 keeps and bills their parts, and shows them in no listing; those elsewhere are not ours."""
+    clip_id = track["clip_id"]
+    keys = [f"music/.incomplete/{clip_id}.x.part", "music/.incomplete/other.x.part", "elsewhere/other"]
+    for key in keys:
+        s3_bucket.client.create_multipart_upload(Bucket=s3_bucket.name, Key=key)
+    with TrackStore(ObjectStoragePath(s3_bucket.uri), settings) as store:
+        store.store(track)
+        after_store = s3_bucket.unfinished_uploads()
+        store.remove_leftovers()
+
+    assert sorted(keys[1:]) == sorted(after_store)
+    assert [keys[2]] == s3_bucket.unfinished_uploads()
+
+
+def test_download_survives_another_runs_cleaning_up(
+    open_store: Callable[..., TrackStore],
+    track: dict[str, Any],
+    destination: Destination,
+    media_server: Callable[..., MediaServer],
+) -> None:
+    """A part file that vanished is downloaded once more."""
+    server = media_server(frames(100_000), breaks=[50_000], stalls=True)
+    other = open_store()
+
+    def clean_up() -> None:
+        server.stalled.wait(30)
+        other.remove_leftovers()
+        server.go_on.set()
+
+    cleaner = threading.Thread(target=clean_up)
+    cleaner.start()
+    record = open_store().store({**track, "audio_url": server.url(), "duration": None})
+    cleaner.join()
+
+    assert destination.read(f"{track['clip_id']}.mp3") == server.body
+    assert record["sha256"] == hashlib.sha256(server.body).hexdigest()
+
+
+def test_closed_store_leaves_no_subfolder(
+    settings: ClientSettings, destination: Destination, track: dict[str, Any]
+) -> None:
+    """Only tracks and what belongs to them."""
+    with TrackStore(ObjectStoragePath(destination.uri), settings) as store:
+        store.store(track)
+
+    assert not (destination.local / ".incomplete").exists()
+
+
+# -- many at a time ------------------------------------------------------------------------------------------
+
+
+def test_store_all_keeps_order_and_bound(
+    open_store: Callable[..., TrackStore], track: dict[str, Any], odd_media: Callable[..., str]
+) -> None:
+    """Some at a time, never more than asked for; the records come in the order of the tracks."""
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def count(number: int) -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += number
+            most = max(most, at_once)
+
+    url = odd_media(count)
+    clips = [{**track, "clip_id": f"clip{number}", "audio_url": url} for number in range(9)]
+    records = open_store(concurrency=3).store_all([{**clip, "duration": None} for clip in clips])
+
+    assert [clip["clip_id"] for clip in clips] == [record["clip_id"] for record in records]
+    assert most == 3
+
+
+@pytest.fixture
+def odd_media(media_server: Callable[..., MediaServer]) -> Callable[..., str]:
+    """Return a function that starts a host, which tells how many it serves at a time, and returns a URL."""
+
+    def start(count: Callable[[int], None]) -> str:
+        def answer(_: dict[str, str]) -> None:
+            count(1)
+            time.sleep(0.05)  # long enough for others to come
+            count(-1)
+
+        return media_server(frames(5000), answer_with=answer).url()
+
+    return start
+
+
+def test_same_clip_twice_is_downloaded_once(
+    open_store: Callable[..., TrackStore], track: dict[str, Any], simulator: SimulatorServer
+) -> None:
+    """Also when both are asked for at the same time."""
+    first, second = open_store().store_all([track, track])
+
+    assert first == second
+    assert simulator.state.requests[GET_TRACK] == 1
+
+
+def test_unexpected_error_of_one_track_does_not_keep_the_others_out(
+    open_store: Callable[..., TrackStore], track: dict[str, Any], destination: Destination
+) -> None:
+    """Whatever is raised, it comes last, with its name."""
+
+    def broken(_: str) -> list[dict[str, Any]]:
+        raise RuntimeError("a slip")
+
+    tracks = [{**track, "audio_url": f"{track['audio_url']}-gone"}, {**track, "clip_id": "good"}]
+    with pytest.raises(
+        MusicAPIStorageError, match=r"1 tracks could not be stored, 1 are: RuntimeError: a slip"
+    ):
+        open_store(fresh_tracks=broken).store_all(tracks)
+
+    assert destination.names() == {"good.mp3", "good.json"}
+
+
+def test_ended_task_stops_all_downloads(
+    open_store: Callable[..., TrackStore],
+    track: dict[str, Any],
+    destination: Destination,
+    media_server: Callable[..., MediaServer],
+) -> None:
+    """A time-out reaches the main thread alone; the others must not go on for it."""
+    server = media_server(frames(100_000), answer_with=lambda _: (503, {"retry-after": "60"}, b""))
+
+    class TimeOut(BaseException):
+        pass
+
+    def time_out(*_: Any) -> None:
+        raise TimeOut
+
+    before = signal.signal(signal.SIGALRM, time_out)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    began = time.monotonic()
+    clips = [{**track, "clip_id": f"clip{number}", "audio_url": server.url()} for number in range(6)]
+    try:
+        with pytest.raises(TimeOut):
+            open_store(concurrency=2).store_all(clips)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert time.monotonic() - began < 20
+    assert len(server.asked) == 2
+    assert destination.names() == set()
+
+
+@pytest.mark.parametrize("concurrency", [0, -1])
+def test_concurrency_below_one_is_refused(concurrency: int, open_store: Callable[..., TrackStore]) -> None:
+    """Nothing would ever be stored."""
+    with pytest.raises(ValueError, match="concurrency"):
+        open_store(concurrency=concurrency)
+
+
+# -- tags and index ------------------------------------------------------------------------------------------
+
+
+def test_tags_and_cover_are_embedded(
+    open_store: Callable[..., TrackStore], track: dict[str, Any], destination: Destination
+) -> None:
+    """Hash and size are those of the stored file, so that the next run finds it whole."""
+    track = {**track, "title": "Rain", "lyrics": "La la"}
+    record = open_store(embed_tags=True, store_cover=True).store(track)
+    content = destination.read(f"{track['clip_id']}.mp3")
+    tags = mutagen.File(io.BytesIO(content)).tags
+
+    assert (record["bytes"], record["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert str(tags["TIT2"]) == "Rain"
+    assert tags.getall("USLT")[0].text == "La la"
+    assert tags.getall("APIC")[0].data == destination.read(f"{track['clip_id']}.jpeg")
+    assert record == open_store(embed_tags=True, store_cover=True).store(track)
+    assert destination.names() == {f"{track['clip_id']}{suffix}" for suffix in (".mp3", ".json", ".jpeg")}
+
+
+def test_file_that_takes_no_tags_is_stored_without(
+    open_store: Callable[..., TrackStore],
+    track: dict[str, Any],
+    destination: Destination,
+    logged: Log,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its certificates serve the download where ``REQUESTS_CA_BUNDLE`` is set, too."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
-    secure = odd_server(lambda _: (404, {}, ""), tls=certificate)
-    store = open_store({"base_url": secure.base_url, "verify": str(certificate)})
-    with pytest.raises(MusicAPIStorageError, match="answered HTTP 404"):
-        store.store({**track, "audio_url": f"{secure.base_url}/song.mp3"})
+    """A failure of the tags is no failure of the music."""
+    monkeypatch.setitem(_WRITERS, ".mp3", lambda *_: 1 / 0)
+    record = open_store(embed_tags=True).store(track)
+    content = destination.read(f"{track['clip_id']}.mp3")
 
-    assert len(secure.requests) == 1
+    assert record["sha256"] == hashlib.sha256(content).hexdigest()
+    assert "stays without tags: ZeroDivisionError" in logged.text
+    assert destination.names() == {f"{track['clip_id']}.mp3", f"{track['clip_id']}.json"}
 
 
-def test_neither_key_nor_headers_go_to_the_media_host(
-    open_store: Callable[..., TrackStore], track: dict[str, Any], odd_server: Callable[..., OddServer]
+def test_index_is_written_beside_the_tracks(
+    open_store: Callable[..., TrackStore], track: dict[str, Any], destination: Destination
 ) -> None:
-    """They are for the API alone."""
-    server = odd_server(lambda _: (404, {}, ""))
-    store = open_store({"api_key": "sk-secret", "headers": {"X-Token": "tok-123"}})
-    with pytest.raises(MusicAPIStorageError):
-        store.store({**track, "audio_url": f"{server.base_url}/song.mp3"})
-    seen = str(server.headers)
+    """A line per track; a cover that came later is in it."""
+    store = open_store()
+    store.store(track, about={**ABOUT, "body": BODY})
+    uri = store.write_index()
+    covered = open_store(store_cover=True)
+    covered.store(track)
+    covered.write_index()
+    (row,) = csv.DictReader(io.StringIO(destination.read("index.csv").decode("utf-8-sig")))
 
-    assert server.requests
-    assert "sk-secret" not in seen
-    assert "tok-123" not in seen
-    assert "authorization" not in seen.lower()
+    assert uri == f"{destination.uri}/index.csv"
+    assert (row["clip_id"], row["prompt_id"], row["prompt"]) == (track["clip_id"], "row-7", "La la")
+    assert row["cover"] == f"{track['clip_id']}.jpeg"
+
+
+def test_object_on_s3_has_its_type(
+    settings: ClientSettings, s3_bucket: S3Bucket, track: dict[str, Any]
+) -> None:
+    """A browser plays a link to it."""
+    with TrackStore(ObjectStoragePath(s3_bucket.uri), settings) as store:
+        store.store(track)
+    head = s3_bucket.client.head_object(Bucket=s3_bucket.name, Key=f"music/{track['clip_id']}.mp3")
+
+    assert head["ContentType"] == "audio/mpeg"
+
+
+def test_missing_bucket_is_told_and_not_made(
+    settings: ClientSettings, s3_bucket: S3Bucket, track: dict[str, Any]
+) -> None:
+    """It may be a slip of the pen, and its owner would look for the music elsewhere."""
+    uri = s3_bucket.uri.replace(s3_bucket.name, f"{s3_bucket.name}-slip")
+    with (
+        TrackStore(ObjectStoragePath(uri), settings) as store,
+        pytest.raises(MusicAPIStorageError, match=r"the storage s3://.*-slip/music refuses"),
+    ):
+        store.store(track)
+
+    assert [s3_bucket.name] == [
+        name
+        for bucket in s3_bucket.client.list_buckets()["Buckets"]
+        if (name := bucket["Name"]).startswith(s3_bucket.name)
+    ]
+
+
+def test_what_is_no_json_in_about_does_not_lose_a_track(
+    store: TrackStore, track: dict[str, Any], destination: Destination
+) -> None:
+    """It stands in the sidecar as text."""
+    store.store(track, about={"when": datetime(2026, 11, 25, tzinfo=UTC), "where": Path("/x")})
+
+    assert destination.json(f"{track['clip_id']}.json")["about"] == {
+        "when": "2026-11-25 00:00:00+00:00",
+        "where": "/x",
+    }
+
+
+def test_many_threads_may_store_at_once(
+    open_store: Callable[..., TrackStore],
+    destination: Destination,
+    media_server: Callable[..., MediaServer],
+) -> None:
+    """A listing that one thread has asked for must not hide what another has just written."""
+    server = media_server(frames(5000))
+    store = open_store()
+    clips = [{"clip_id": f"clip{number}", "audio_url": server.url()} for number in range(60)]
+    with ThreadPoolExecutor(12) as pool:
+        records = list(pool.map(store.store, clips))
+
+    assert len(server.asked) == 60
+    assert {f"{record['clip_id']}.{suffix}" for record in records for suffix in ("mp3", "json")} == (
+        destination.names()
+    )

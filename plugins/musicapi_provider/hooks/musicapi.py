@@ -212,14 +212,23 @@ class MusicAPIHook(HttpHook):
                 )
             raise
 
-    def has_failed(self, music_task_id: str) -> bool:
-        """Tell whether a music task is known to have failed, and is hence refunded (facts 3.3); free."""
+    def failure_of(self, music_task_id: str) -> str | None:
+        """
+        Return why a music task is known to have failed, and is hence refunded (facts 3.3); free.
+
+        :return: The API's reason; ``None`` while it runs, when it succeeded, and when nobody can say.
+        """
         try:
             task = self.get_task(music_task_id)
         except MusicAPIError as error:
             self.log.warning("Cannot look at music task %s: %s", music_task_id, error)
-            return False
-        return judge(task, allow_http=self.settings.allow_http_audio).state is State.FAILED
+            return None
+        verdict = judge(task, allow_http=self.settings.allow_http_audio)
+        return "; ".join(verdict.failures) if verdict.state is State.FAILED else None
+
+    def fresh_tracks(self, music_task_id: str) -> list[dict[str, Any]]:
+        """Return a music task's clips as they are now, lyrics and fresh URLs included; free."""
+        return [track.as_dict(include_lyrics=True) for track in self.get_task(music_task_id).tracks]
 
     def wait_for_tracks(
         self, music_task_id: str | list[str], *, timeout: float = 1800.0, fail_on_partial: bool = False

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.sdk import BaseOperator, ObjectStoragePath, conf
+from airflow.sdk import BaseOperator, conf
 
 from musicapi_provider.bodies import (
     FIELDS,
@@ -23,9 +23,10 @@ from musicapi_provider.exceptions import (
     MusicAPIInvalidRequestError,
 )
 from musicapi_provider.links import MusicAPIListenLink
+from musicapi_provider.operators.arguments import folder_of, policy_of, seconds_of
 from musicapi_provider.records import FolderRecords, TaskStateRecords
 from musicapi_provider.settings import DEFAULT_CONN_ID
-from musicapi_provider.storage import TrackStore
+from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
 from musicapi_provider.submission import (
     SUBMITTED,
     UNKNOWN,
@@ -220,8 +221,8 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.duration = duration
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
-        self.poll_interval = None if poll_interval is None else _seconds("poll_interval", poll_interval)
-        self.timeout = _seconds("timeout", timeout)
+        self.poll_interval = None if poll_interval is None else seconds_of("poll_interval", poll_interval)
+        self.timeout = seconds_of("timeout", timeout)
         self.fail_on_partial = fail_on_partial
         self.include_lyrics = include_lyrics
         self.adopt_music_task_id = adopt_music_task_id
@@ -312,7 +313,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         store: SubmissionStore
         if self.records is None:
             store = self._records = TaskStateRecords(context)
-        policy = _policy(self.on_unknown_outcome)
+        policy = policy_of(self.on_unknown_outcome)
         adopted = self.adopt_music_task_id is not None
         body = self._completed_body() if adopted else self.request_body()
         body |= _mapping("extra_body", self.extra_body)
@@ -322,7 +323,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         fingerprint = self._fingerprint = fingerprint_of(body, account=account)
         if self.records is not None:
             store = self._records = FolderRecords(
-                _folder("records", self.records), self.prompt_id or "", fingerprint
+                folder_of("records", self.records), self.prompt_id or "", fingerprint
             )
         generation = generation_of(context["ti"].run_id, context["ti"].max_tries)
         if adopted:
@@ -345,10 +346,17 @@ class MusicAPIStoreTracksOperator(BaseOperator):
     """
     Download tracks and store them, checked, in any object storage. Costs no credits; safe to repeat.
 
-    Each track is streamed at constant memory to a temporary name, checked (status, content type, size, magic
-    bytes, readable as audio), then moved to ``{clip_id}.mp3`` (or the format's suffix), with a JSON sidecar
-    ``{clip_id}.json`` beside it. A track whose sidecar and file are there is not downloaded again. Names come
-    from ids, never from titles. The API key is never sent to a media host.
+    Each track is streamed at constant memory to a temporary name in ``.incomplete/``, checked, then moved to
+    ``{clip_id}.mp3`` (or the format's suffix), with a JSON sidecar ``{clip_id}.json`` beside it that holds
+    everything known of it. A track whose sidecar and file are there is not downloaded again; after a kill at
+    any instant the next run cleans up and goes on. Names come from ids, never from titles; ``index.csv``
+    beside them is for people.
+
+    Refused are: HTTP errors, redirects away from https or to private addresses, other content types, HTML
+    pages, wrong first bytes, empty, cut or too large bodies, streaming previews, and what is not readable as
+    audio. A broken download is resumed where the host can, else repeated. Where the host answers 403, 404 or
+    410, the music task is read again, which is free, and its fresh URL is tried. The API key never goes to a
+    media host.
 
     Returns (XCom) one record per track: ``clip_id, music_task_id, title, audio_url, uri, bytes, sha256,
     duration`` (seconds, measured)``, content_type`` (and ``prompt_id``, ``cover_uri`` where given). If the
@@ -357,12 +365,15 @@ class MusicAPIStoreTracksOperator(BaseOperator):
     :param tracks: Track dicts as the sensor returns them (templated).
     :param destination: Folder as an object storage URI, such as ``s3://aws_default@bucket/music``
         (templated).
-    :param musicapi_conn_id: Its proxies and certificates serve the download; not its key (templated).
+    :param musicapi_conn_id: Its proxies and certificates serve the download, and its key serves to read an
+        expired track again; the key never goes to a media host (templated).
     :param store_cover: Also store the cover image as ``{clip_id}.jpeg``; a missing one is a warning.
+    :param embed_tags: Write title, genre, ids, lyrics and the stored cover into the audio file, for players.
     :param max_bytes: Refuse a body larger than this; default 200 MiB, eight minutes of WAV are 90.
+    :param concurrency: Downloads at a time.
     :param prompt_id: The prompt table's row that this belongs to (templated).
-    :raises MusicAPIStorageError: a media host's answer is not the audio it should be; raised after all other
-        tracks are stored.
+    :raises MusicAPIStorageError: a media host's answer is not the audio it should be, or the storage refuses;
+        raised after all other tracks are stored.
     """
 
     template_fields: Sequence[str] = ("tracks", "destination", "musicapi_conn_id", "prompt_id")
@@ -376,35 +387,53 @@ class MusicAPIStoreTracksOperator(BaseOperator):
         destination: str,
         musicapi_conn_id: str = DEFAULT_CONN_ID,
         store_cover: bool = False,
-        max_bytes: int = 200 * 1024 * 1024,
+        embed_tags: bool = False,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        concurrency: int = DEFAULT_CONCURRENCY,
         prompt_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be 1 or more; got {concurrency!r}")
         self.tracks: Any = tracks  # a list once rendered
         self.destination = destination
         self.musicapi_conn_id = musicapi_conn_id
         self.store_cover = store_cover
+        self.embed_tags = embed_tags
         self.max_bytes = max_bytes
+        self.concurrency = concurrency
         self.prompt_id = prompt_id
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Store what is not stored yet and return a record per track."""
         from musicapi_provider.hooks.musicapi import MusicAPIHook  # brings aiohttp: not at parse time
 
-        extra = {"prompt_id": self.prompt_id} if self.prompt_id else {}
         with airflow_errors():
-            settings = MusicAPIHook(self.musicapi_conn_id).settings
+            hook = MusicAPIHook(self.musicapi_conn_id)
+            # The client is made here: threads, which may ask for fresh tracks, cannot ask Airflow.
             with TrackStore(
-                _folder("destination", self.destination),
-                settings,
+                folder_of("destination", self.destination),
+                hook.client.settings,
                 max_bytes=self.max_bytes,
                 store_cover=self.store_cover,
+                embed_tags=self.embed_tags,
+                fresh_tracks=hook.fresh_tracks,
+                concurrency=self.concurrency,
             ) as store:
-                records = store.store_all(_tracks(self.tracks), extra=extra)
+                records = store.store_all(_tracks(self.tracks), about=self._about(context))
+                store.write_index()
         self.log.info("%d tracks are in %s", len(records), self.destination)
         self._tell_outlets(context, records)
         return records
+
+    def _about(self, context: Context) -> dict[str, Any]:
+        """Return what a sidecar tells of where its track came from."""
+        instance = context["ti"]
+        names = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+        known = {name: getattr(instance, name, None) for name in names}
+        plain = {name: value for name, value in known.items() if isinstance(value, (str, int))}
+        return {**({"prompt_id": self.prompt_id} if self.prompt_id else {}), **plain}
 
     def _tell_outlets(self, context: Context, records: list[dict[str, Any]]) -> None:
         counts = {"tracks": len(records), "bytes": sum(record["bytes"] for record in records)}
@@ -424,16 +453,6 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _policy(value: Any) -> UnknownOutcome:
-    try:
-        return UnknownOutcome(value)
-    except ValueError as error:
-        allowed = " or ".join(repr(str(policy)) for policy in UnknownOutcome)
-        raise MusicAPIInvalidRequestError(
-            f"on_unknown_outcome: must be {allowed}; got {value!r}. Nothing was sent."
-        ) from error
-
-
 def _one_id(value: Any) -> str:
     ids = checked_ids(value)
     if len(ids) != 1:
@@ -449,19 +468,3 @@ def _tracks(value: Any) -> list[Mapping[str, Any]]:
         f"tracks: must be a list of tracks as the sensor returns it; got {str(value)[:60]!r}.",
         next_step="pass tracks=sensor.output (a template makes text of a list).",
     )
-
-
-def _folder(argument: str, uri: str) -> ObjectStoragePath:
-    if uri.strip() in ("", "None"):
-        raise MusicAPIInvalidRequestError(
-            f"{argument}: must be the URI of a folder; got {uri!r}.",
-            next_step="give one, such as s3://conn_id@bucket/music or file:///data/music.",
-        )
-    return ObjectStoragePath(uri)
-
-
-def _seconds(name: str, value: timedelta | float) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"{name} must be seconds, 0 or more; got {value!r}")
-    return seconds

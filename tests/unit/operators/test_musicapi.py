@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
 
+import mutagen
 import pytest
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
@@ -28,20 +29,22 @@ from musicapi_provider.exceptions import (
     MusicAPIThrottledError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.manifest import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.operators.musicapi import (
     API_FIELDS,
     SUBMISSION_KEY,
     MusicAPICreateOperator,
     MusicAPIStoreTracksOperator,
 )
+from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 from tests.conftest import QUICK
+from tests.s3 import S3Bucket, s3_bucket
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
     from tests.unit.conftest import Log, MemoryStateStore
 
+__all__ = ["s3_bucket"]
 pytestmark = pytest.mark.usefixtures("connection", "quick")
 
 POST = "POST /sonic/create"
@@ -835,15 +838,95 @@ def test_store_failure_is_left_to_the_tasks_retries(
     tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any], simulator: SimulatorServer
 ) -> None:
     """All others are stored first; downloading again is free, and what is there is not downloaded twice."""
-    broken = [{**tracks[0], "audio_url": f"{tracks[0]['audio_url']}-gone"}, tracks[1]]
-    with pytest.raises(MusicAPIStorageError, match=r"1 tracks could not be stored, 1 are.*404"):
+    broken = [{**tracks[0], "audio_url": "ftp://a.example/b.mp3"}, tracks[1]]
+    words = r"1 tracks could not be stored, 1 are.*no final https URL"
+    with pytest.raises(MusicAPIStorageError, match=words):
         store_for(broken, tmp_path).execute(context)
     stored = {path.name for path in tmp_path.glob("*.mp3")}
     records = store_for(tracks, tmp_path).execute(context)
 
     assert stored == {f"{tracks[1]['clip_id']}.mp3"}
     assert len(records) == 2
-    assert simulator.state.requests["GET /media/{clip_id}.mp3"] == 2  # the broken URL is another route
+    assert simulator.state.requests["GET /media/{clip_id}.mp3"] == 2
+
+
+def test_store_reads_fresh_urls_of_expired_tracks(
+    tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any], simulator: SimulatorServer
+) -> None:
+    """With the connection's key, which goes to the API alone."""
+    before = simulator.state.requests[GET_TASK]
+    expired = [{**track, "audio_url": f"{track['audio_url']}-gone"} for track in tracks]
+    records = store_for(expired, tmp_path).execute(context)
+
+    assert [track["audio_url"] for track in tracks] == [record["audio_url"] for record in records]
+    assert simulator.state.requests[GET_TASK] == before + 2
+    assert simulator.state.media_requests_with_key == 0
+
+
+def test_store_keeps_what_is_known_of_the_run(
+    tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any], task_instance: MagicMock
+) -> None:
+    """The sidecar leads back to it; the index has the row."""
+    task_instance.dag_id, task_instance.task_id = "songs", "store"
+    store_for(tracks, tmp_path, prompt_id="row-7").execute(context)
+    sidecar = json.loads((tmp_path / f"{tracks[0]['clip_id']}.json").read_text())
+    index = (tmp_path / "index.csv").read_text(encoding="utf-8-sig")
+
+    assert sidecar["about"] == {
+        "prompt_id": "row-7",
+        "dag_id": "songs",
+        "task_id": "store",
+        "run_id": "manual__1",
+    }
+    assert index.count("row-7") == 2
+    assert {path.suffix for path in tmp_path.iterdir()} == {".mp3", ".json", ".csv"}
+
+
+def test_store_embeds_tags_and_covers(
+    tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any]
+) -> None:
+    """A player shows them."""
+    records = store_for(tracks, tmp_path, store_cover=True, embed_tags=True, concurrency=1).execute(context)
+    tags = mutagen.File(records[0]["uri"].removeprefix("file://")).tags
+
+    assert str(tags["TIT2"]) == tracks[0]["title"]
+    assert tags.getall("APIC")
+
+
+def test_store_puts_up_with_an_index_that_cannot_be_written(
+    tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any], logged: Log
+) -> None:
+    """The tracks are stored, and the next run makes up for it."""
+    (tmp_path / "index.csv").mkdir()
+    records = store_for(tracks, tmp_path).execute(context)
+
+    assert len(records) == 2
+    assert "The index of" in logged.text
+
+
+def test_store_works_on_s3_as_on_files(
+    tracks: list[dict[str, Any]], s3_bucket: S3Bucket, context: dict[str, Any]
+) -> None:
+    """The same operator with another destination; nothing else stays in the bucket."""
+    operator = MusicAPIStoreTracksOperator(
+        task_id="store", tracks=tracks, destination=s3_bucket.uri, store_cover=True, embed_tags=True
+    )
+    records = operator.execute(context)
+    sizes = s3_bucket.sizes()
+    clips = [track["clip_id"] for track in tracks]
+
+    assert [f"{s3_bucket.uri}/{clip}.mp3" for clip in clips] == [record["uri"] for record in records]
+    assert [record["bytes"] for record in records] == [sizes[f"music/{clip}.mp3"] for clip in clips]
+    assert set(sizes) == {
+        "music/index.csv",
+        *(f"music/{clip}.{suffix}" for clip in clips for suffix in ("mp3", "json", "jpeg")),
+    }
+
+
+def test_store_refuses_no_concurrency() -> None:
+    """When the DAG is parsed; nothing would ever be stored."""
+    with pytest.raises(ValueError, match="concurrency"):
+        MusicAPIStoreTracksOperator(task_id="store", tracks=[], destination="file:///x", concurrency=0)
 
 
 @pytest.mark.parametrize("destination", ["", " ", "None"], ids=repr)

@@ -1,0 +1,201 @@
+"""
+Look into audio files and write tags into them, with mutagen.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from musicapi_provider.exceptions import MusicAPIStorageError
+
+if TYPE_CHECKING:
+    from musicapi_provider.partial import PartFile
+
+log = logging.getLogger(__name__)
+
+#: Content types of the covers that all players show.
+_COVER_TYPES = {".jpeg": "image/jpeg", ".png": "image/png"}
+#: Bytes copied at a time.
+_CHUNK = 1024 * 1024
+
+
+class TagError(Exception):
+    """Tags could not be written; the untagged file is as good as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """
+    What goes into an audio file; the API names no artist, so none is made up.
+
+    :param genre: The track's style words.
+    :param comment: The ids, so that a file that has lost its name can still be traced.
+    :param cover: Bytes of a JPEG or PNG with its suffix.
+    """
+
+    title: str | None = None
+    genre: str | None = None
+    comment: str | None = None
+    lyrics: str | None = None
+    cover: tuple[bytes, str] | None = None
+
+    @classmethod
+    def of(
+        cls, track: Mapping[str, Any], about: Mapping[str, Any], cover: tuple[bytes, str] | None = None
+    ) -> Tags:
+        """Take the tags out of a track dict and what else is known of it."""
+        ids = [f"{name}: {track[name]}" for name in ("music_task_id", "clip_id") if track.get(name)]
+        return cls(
+            title=_text(track.get("title")),
+            genre=_text(track.get("tags")),
+            comment=", ".join(ids),
+            lyrics=_text(track.get("lyrics")) or lyrics_of(about.get("body")),
+            cover=cover if cover and cover[1] in _COVER_TYPES else None,
+        )
+
+
+def lyrics_of(body: Any) -> str | None:
+    """Return the lyrics that a request body ordered: its ``prompt`` in custom mode, unless it is a brief."""
+    if not isinstance(body, Mapping) or body.get("make_instrumental"):
+        return None
+    is_lyrics = body.get("custom_mode") and not body.get("auto_lyrics")
+    return (_text(body.get("prompt")) if is_lyrics else None) or _text(body.get("lyrics"))
+
+
+def _text(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    # Half of a surrogate pair cannot be written into a file.
+    return value.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "").strip() or None
+
+
+def seconds_of(part: PartFile, url: str) -> float:
+    """
+    Return the duration in seconds as read from the file.
+
+    :raises MusicAPIStorageError: it is not readable as audio.
+    """
+    import mutagen
+
+    try:
+        with part.open() as file:
+            audio = mutagen.File(file)
+        seconds = float(audio.info.length) if audio is not None else 0.0
+    except OSError:  # the storage's
+        raise
+    except Exception as error:  # a file from elsewhere may stumble mutagen in any way
+        raise MusicAPIStorageError(f"{url} is not readable as audio: {error}.") from error
+    if not 0 < seconds < math.inf:
+        raise MusicAPIStorageError(f"{url} is not readable as audio.")
+    return round(seconds, 2)
+
+
+def tag(part: PartFile, tagged: PartFile, suffix: str, tags: Tags) -> PartFile:
+    """
+    Return a tagged copy in place of a finished part file, or the file itself if that takes no tags.
+
+    :param tagged: Becomes the copy; the other one is discarded.
+    """
+    try:
+        _write_tagged(part, tagged, suffix, tags)
+        seconds_of(tagged, "The tagged file")
+    except (TagError, MusicAPIStorageError) as error:
+        tagged.discard()
+        log.warning("%s stays without tags: %s", part.path.name, error)
+        return part
+    except BaseException:
+        tagged.discard()
+        raise
+    part.discard()
+    return tagged
+
+
+def _write_tagged(source: PartFile, target: PartFile, suffix: str, tags: Tags) -> None:
+    """Write a tagged copy, by way of a local temporary file, since tags are written back and forth."""
+    with tempfile.TemporaryFile() as local:
+        with source.open() as file:
+            shutil.copyfileobj(file, local, _CHUNK)
+        try:
+            _WRITERS[suffix](local, tags)
+        except Exception as error:
+            raise TagError(f"{type(error).__name__}: {error}") from error
+        local.seek(0)
+        target.restart()
+        while chunk := local.read(_CHUNK):
+            target.write(chunk)
+        target.close()
+
+
+def _write_mp3(file: IO[bytes], tags: Tags) -> None:
+    from mutagen import id3 as mutagen_id3
+
+    module: Any = mutagen_id3  # untyped
+    file.seek(0)
+    try:
+        id3 = module.ID3(file)
+    except module.ID3NoHeaderError:
+        id3 = module.ID3()
+    _fill_id3(id3, tags)
+    file.seek(0)
+    id3.save(file)
+
+
+def _write_wav(file: IO[bytes], tags: Tags) -> None:
+    from mutagen import wave as mutagen_wave
+
+    module: Any = mutagen_wave  # untyped
+    file.seek(0)
+    wave = module.WAVE(file)
+    if wave.tags is None:
+        wave.add_tags()
+    _fill_id3(wave.tags, tags)
+    file.seek(0)
+    wave.save(file)
+
+
+def _fill_id3(id3: Any, tags: Tags) -> None:
+    from mutagen import id3 as mutagen_id3
+
+    frames: Any = mutagen_id3  # untyped
+    utf8 = 3
+    for frame, text in ((frames.TIT2, tags.title), (frames.TCON, tags.genre)):
+        if text:
+            id3.add(frame(encoding=utf8, text=text))
+    if tags.comment:
+        id3.add(frames.COMM(encoding=utf8, lang="XXX", desc="", text=tags.comment))
+    if tags.lyrics:
+        id3.add(frames.USLT(encoding=utf8, lang="XXX", desc="", text=tags.lyrics))
+    if tags.cover:
+        content, suffix = tags.cover
+        front = 3
+        mime = _COVER_TYPES[suffix]
+        id3.add(frames.APIC(encoding=utf8, mime=mime, type=front, desc="Cover", data=content))
+
+
+def _write_m4a(file: IO[bytes], tags: Tags) -> None:
+    from mutagen import mp4 as mutagen_mp4
+
+    module: Any = mutagen_mp4  # untyped
+    file.seek(0)
+    mp4 = module.MP4(file)
+    if mp4.tags is None:
+        mp4.add_tags()
+    texts = {"\xa9nam": tags.title, "\xa9gen": tags.genre, "\xa9cmt": tags.comment, "\xa9lyr": tags.lyrics}
+    for name, text in texts.items():
+        if text:
+            mp4.tags[name] = [text]
+    if tags.cover:
+        content, suffix = tags.cover
+        form = module.MP4Cover.FORMAT_PNG if suffix == ".png" else module.MP4Cover.FORMAT_JPEG
+        mp4.tags["covr"] = [module.MP4Cover(content, imageformat=form)]
+    file.seek(0)
+    mp4.save(file)
+
+
+_WRITERS = {".mp3": _write_mp3, ".wav": _write_wav, ".m4a": _write_m4a}

@@ -1,0 +1,273 @@
+"""The index beside the tracks: complete, cheap to keep, safe to open."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import ObjectStoragePath
+
+from musicapi_provider import track_index
+from musicapi_provider.track_index import COLUMNS, INDEX, prompt_of, update_index
+
+
+@pytest.fixture
+def add(tmp_path: Path) -> Callable[..., None]:
+    """Return a function that puts a track with its sidecar into the folder."""
+
+    def put(clip_id: str, *, cover: bool = False, about: Any = None, **changes: Any) -> None:
+        (tmp_path / f"{clip_id}.mp3").write_bytes(b"ID3")
+        sidecar = {
+            "clip_id": clip_id,
+            "music_task_id": "task-1",
+            "title": "Rain",
+            "prompt_id": "row-7",
+            "duration": 61.5,
+            "uri": f"s3://a@b/music/{clip_id}.mp3",
+            "stored_at": "2026-11-25T12:00:00+00:00",
+            "about": about or {"body": {"prompt": "La la"}},
+            **changes,
+        }
+        if cover:
+            (tmp_path / f"{clip_id}.jpeg").write_bytes(b"\xff\xd8\xff")
+            sidecar["cover_uri"] = f"s3://a@b/music/{clip_id}.jpeg"
+        (tmp_path / f"{clip_id}.json").write_text(json.dumps(sidecar))
+
+    return put
+
+
+@pytest.fixture
+def update(tmp_path: Path) -> Callable[..., list[dict[str, str]]]:
+    """Return a function that updates the index and returns its rows."""
+
+    def rows(**arguments: Any) -> list[dict[str, str]]:
+        update_index(ObjectStoragePath(f"file://{tmp_path}"), **arguments)
+        text = (tmp_path / INDEX).read_bytes().decode("utf-8-sig")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+
+    return rows
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of all files whose content is asked for."""
+    names: list[str] = []
+    genuine = track_index.contents_of
+
+    def contents_of(folder: ObjectStoragePath, wanted: Any) -> dict[str, bytes]:
+        wanted = list(wanted)
+        names.extend(wanted)
+        return genuine(folder, wanted)
+
+    monkeypatch.setattr(track_index, "contents_of", contents_of)
+    return names
+
+
+def test_index_holds_a_row_for_each_track(
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
+    """Oldest first, with the mark by which a spreadsheet knows UTF-8."""
+    add("b", stored_at="2026-11-25T13:00:00+00:00", title='Grüße, 東京\nund "mehr"', cover=True)
+    add("a")
+    first, second = update()
+
+    assert first == {
+        "title": "Rain",
+        "prompt_id": "row-7",
+        "duration": "61.5",
+        "file": "a.mp3",
+        "cover": "",
+        "music_task_id": "task-1",
+        "clip_id": "a",
+        "stored_at": "2026-11-25T12:00:00+00:00",
+        "prompt": "La la",
+    }
+    assert second["title"] == 'Grüße, 東京\nund "mehr"'
+    assert (second["file"], second["cover"]) == ("b.mp3", "b.jpeg")
+    assert (tmp_path / INDEX).read_bytes().startswith(b"\xef\xbb\xbftitle,")
+
+
+def test_empty_folder_has_an_empty_index(update: Callable[..., list[dict[str, str]]]) -> None:
+    """Only the headings."""
+    assert update() == []
+
+
+def test_only_new_sidecars_are_read(
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]], reads: list[str]
+) -> None:
+    """The index itself is the cache of the others."""
+    add("a")
+    update()
+    add("b")
+    reads.clear()
+    rows = update()
+
+    assert reads == [INDEX, "b.json"]
+    assert [row["clip_id"] for row in rows] == ["a", "b"]
+
+
+def test_index_that_is_up_to_date_is_not_written(
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
+    """Object storages bill writes."""
+    add("a")
+    update()
+    before = (tmp_path / INDEX).stat()
+    update()
+
+    assert (tmp_path / INDEX).stat().st_mtime_ns == before.st_mtime_ns
+    assert (tmp_path / INDEX).stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("gone", ["a.json", "a.mp3"])
+def test_row_of_a_removed_track_goes(
+    gone: str, add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
+    """What is not complete is not listed."""
+    add("a")
+    add("b")
+    update()
+    (tmp_path / gone).unlink()
+
+    assert [row["clip_id"] for row in update()] == ["b"]
+
+
+def test_row_is_renewed_when_a_cover_comes_or_goes(
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
+    """Another run may have added it; the listing tells."""
+    add("a")
+    bare = update()[0]["cover"]
+    add("a", cover=True)
+    covered = update()[0]["cover"]
+    (tmp_path / "a.jpeg").unlink()
+
+    assert [bare, covered, update()[0]["cover"]] == ["", "a.jpeg", ""]
+
+
+def test_row_of_a_rewritten_sidecar_is_renewed(
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]]
+) -> None:
+    """The store knows which it has written."""
+    add("a")
+    update()
+    add("a", title="Snow")
+
+    assert update(rewritten={"a"})[0]["title"] == "Snow"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"title,clip_id\r\nx,y\r\n",
+        ",".join(COLUMNS).encode() + b"\r\nshort\r\n",
+        b'"' + b"x" * 200_000,
+    ],
+    ids=["empty", "no text", "other columns", "short row", "huge cell"],
+)
+def test_damaged_index_is_made_anew(
+    content: bytes, add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
+    """It is a cache, nothing is lost with it."""
+    add("a")
+    (tmp_path / INDEX).write_bytes(content)
+
+    assert [row["clip_id"] for row in update()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '"text"', '{"clip_id": "other", "uri": "x.mp3"}', '{"uri": 5, "clip_id": "notes"}'],
+)
+def test_other_json_files_have_no_row(
+    content: str, add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
+    """A folder may hold more than tracks."""
+    add("a")
+    (tmp_path / "notes.json").write_text(content)
+
+    assert [row["clip_id"] for row in update()] == ["a"]
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\tx", "\rx"], ids=repr)
+def test_text_is_no_formula(
+    text: str, add: Callable[..., None], update: Callable[..., list[dict[str, str]]]
+) -> None:
+    """A title from a server, a prompt from a table: no spreadsheet shall run them, now or after a rewrite."""
+    add("a", title=text, prompt_id=text, about={"prompt": text})
+    (once,) = update()
+    add("b")
+    twice = update()[0]
+
+    assert once == twice
+    assert {f"'{text}"} == {once[name] for name in ("title", "prompt_id", "prompt")}
+
+
+def test_long_prompt_is_cut(
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]], reads: list[str]
+) -> None:
+    """A spreadsheet takes no longer cell; the sidecar has it whole. It is still a row to be read again."""
+    add("a", about={"prompt": "x" * 200_000})
+    update()
+    reads.clear()
+    (row,) = update()
+
+    assert len(row["prompt"]) == 32_000
+    assert reads == [INDEX]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"prompt": "La", "title": "x"}, "La"),
+        ({"gpt_description_prompt": "a song"}, "a song"),
+        ({"lyrics": "La"}, "La"),
+        ({"title": "Rain", "tags": "pop"}, "Rain"),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_prompt_of_a_body(body: Any, expected: str | None) -> None:
+    """The words that it orders music with."""
+    assert prompt_of(body) == expected
+
+
+def test_killed_writer_leaves_the_old_index_and_is_cleaned_up_after(
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
+    """What it left in ``.incomplete`` goes at the next update."""
+    add("a")
+    (tmp_path / ".incomplete").mkdir()
+    (tmp_path / ".incomplete" / f"{INDEX}.0123456789ab.part").write_text("half")
+    update()
+
+    assert not list((tmp_path / ".incomplete").iterdir())
+
+
+def test_update_of_a_large_index_is_fast(
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path, reads: list[str]
+) -> None:
+    """20,000 sidecars, ten of them new: a listing, one read of the index, ten of sidecars."""
+    add("sample", about={"prompt": "x" * 300})
+    sidecar = (tmp_path / "sample.json").read_text()
+    for number in range(20_000):
+        (tmp_path / f"c{number}.mp3").touch()
+        (tmp_path / f"c{number}.json").write_text(sidecar.replace("sample", f"c{number}"))
+    update()
+    for number in range(10):
+        add(f"new{number}")
+    reads.clear()
+    began = time.monotonic()
+    update_index(ObjectStoragePath(f"file://{tmp_path}"))
+    seconds = time.monotonic() - began
+
+    assert len(reads) == 11
+    assert seconds < 5
