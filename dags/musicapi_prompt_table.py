@@ -3,8 +3,8 @@
 
 Each row of a prompt table becomes a song: **create** buys it, **wait** waits for it in the triggerer without
 a worker slot, **store** downloads and checks its tracks. A row that fails stops nobody else's row. At the end
-stands a manifest (JSON Lines) with every row's state, URLs and files, and the asset `musicapi_tracks` is
-updated.
+stands a manifest (JSON Lines and Parquet) with every row's state, URLs and files, and the asset
+`musicapi_tracks` is updated.
 
 **Daily, and cheap**: rows whose tracks are stored at the destination are done, rows that an earlier run has
 bought are collected. A new or edited row is bought. What is bought is on record at the destination
@@ -25,6 +25,7 @@ into your account, then trigger a run with `settle`: `{"row": "music task id"}` 
 **Safe to repeat**: clearing any task, or the whole run, collects what was bought.
 
 Previous: [musicapi_single_track](/dags/musicapi_single_track).
+Next: [musicapi_large_table](/dags/musicapi_large_table).
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowFailException
 
-from musicapi_provider.manifest import (
+from musicapi_provider.manifest import manifest_name, write_manifest_file
+from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
+from musicapi_provider.plan import (
     POSTPONED,
     STORED,
     UNKNOWN,
     complete_plan,
-    credits_of_run,
+    counts_of,
     plan_rows,
     rows_to_do,
-    write_manifest_file,
 )
-from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
 from musicapi_provider.prompt_table import read_prompt_table
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 
@@ -75,7 +76,8 @@ TRACKS = Asset("musicapi_tracks")
             f"file://{PROJECT}/include/prompts/evening_radio.csv",
             type="string",
             title="Prompt table",
-            description="URI of a CSV or JSON Lines file, local or in object storage (s3://conn_id@bucket/...).",
+            description="URI of a CSV, JSON Lines or Parquet file, local or in object storage "
+            "(s3://conn_id@bucket/...).",
         ),
         "destination": Param(
             f"file://{PROJECT}/music",
@@ -174,14 +176,10 @@ def musicapi_prompt_table() -> None:
             for index, row in enumerate(rows)
         }
         manifest = complete_plan(plan, stored, folder, MusicAPIHook())
-        uri = write_manifest_file(folder, context["run_id"], manifest)
-        spent, perhaps_spent = credits_of_run(manifest, folder, context["run_id"])
-        counts = {
-            **{"rows": len(manifest), "tracks": sum(len(entry["tracks"]) for entry in manifest)},
-            **{"credits": spent, "lost_credits": perhaps_spent},  # by this run
-        }
-        print(f"{uri}: {counts}")
-        context["outlet_events"][TRACKS].extra = {"manifest": uri, **counts}
+        uri = write_manifest_file(folder, manifest_name(context["run_id"], context["dag"].dag_id), manifest)
+        summary = {"manifest": uri, **counts_of(manifest, context["run_id"])}
+        print(", ".join(f"{name} {value}" for name, value in summary.items()))
+        context["outlet_events"][TRACKS].extra = {**summary, "destination": params["destination"]}
         return manifest
 
     @task

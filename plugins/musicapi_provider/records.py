@@ -1,5 +1,7 @@
 """
 Where submission records live: Airflow's task state store, or a folder that outlives dag runs.
+
+A folder's record of a row also says what is stored of it: one file is all that is known of a row.
 """
 
 from __future__ import annotations
@@ -7,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import conf
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPINotSentError, Spent
+from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Subfolder of a table's destination that holds a record per row.
 PURCHASES = "purchases"
+#: Key of a row's file under which stands what is stored of it.
+STORED_KEY = "stored"
 
 
 class TaskStateRecords:
@@ -65,7 +68,10 @@ class TaskStateRecords:
 
 class FolderRecords:
     """
-    The submission record of one row of a table, as a file: it outlives dag runs, map indexes and Airflow.
+    What is known of one row of a table, as a file: it outlives dag runs, map indexes and Airflow.
+
+    The file holds the submission records of the row's body and, once its tracks are stored, their records:
+    what a later run must buy is decided by it.
 
     One run at a time may work on a folder (``max_active_runs=1``): object storage has no locks.
 
@@ -76,46 +82,93 @@ class FolderRecords:
 
     def __init__(self, folder: ObjectStoragePath, prompt_id: str, fingerprint: str) -> None:
         self._path = folder / PURCHASES / record_name(prompt_id, fingerprint)
+        self._content: bytes | None = None
+        self._is_read = False
         self.place = f"file {self._path}"
 
     def get(self, key: str) -> Any:
         """Return the record, ``None`` without a file; anything else as text, which is no record."""
-
-        def read() -> Any:
-            try:  # not exists(): it says no as well when the storage does not answer
-                text = self._path.read_bytes().decode("utf-8", errors="replace")
-            except FileNotFoundError:
-                return None
-            try:
-                return json.loads(text)[key] or text
-            except (ValueError, TypeError, KeyError):
-                return text
-
-        return self._guarded(read)
+        content = self._read()
+        if content is None:
+            return None
+        text = content.decode("utf-8", errors="replace")
+        return _object(content).get(key) or text
 
     def set(self, key: str, value: dict[str, Any]) -> None:
         """Write the record; a process that dies meanwhile leaves the old one or the new one."""
-        self._guarded(lambda: self._write(json.dumps({key: value}).encode()))
+        self._put({**_object(self._read()), key: value})
 
     def delete(self, key: str) -> None:
-        """Remove the record."""
-        self._guarded(lambda: self._path.unlink(missing_ok=True))
+        """Remove the record, and the file when nothing else is in it."""
+        rest = {name: value for name, value in _object(self._read()).items() if name != key}
+        if rest:
+            self._put(rest)
+        else:
+            self._guarded(lambda: self._path.unlink(missing_ok=True))
+            self._content = None
 
-    def _write(self, content: bytes) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.protocol not in ("file", "local"):
-            self._path.write_bytes(content)  # object storages put whole objects
-            return
-        path = Path(self._path.path)
-        new = path.with_suffix(".new")
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+    def stored_tracks(self, music_task_id: str | None) -> list[dict[str, Any]]:
+        """Return the records of the tracks of a music task that are stored; none while they are not."""
+        stored = _object(self._read()).get(STORED_KEY)
+        if (
+            not isinstance(stored, dict)
+            or music_task_id is None
+            or stored.get("music_task_id") != music_task_id
+        ):
+            return []
+        tracks = stored.get("tracks")
+        if not isinstance(tracks, list) or not all(isinstance(track, dict) for track in tracks):
+            return []
+        return tracks
+
+    def set_stored(self, music_task_id: str, tracks: Sequence[Mapping[str, Any]]) -> None:
+        """Write down that a music task's tracks are stored; about 800 bytes a track."""
+        self.set(STORED_KEY, {"music_task_id": music_task_id, "tracks": [dict(track) for track in tracks]})
+
+    def _read(self) -> bytes | None:
+        """Return the file's content, ``None`` without one; read once: nobody else writes it meanwhile."""
+        if not self._is_read:
+            self._know(self._guarded(lambda: bytes_of(self._path)))
+        return self._content
+
+    def _know(self, content: bytes | None) -> None:
+        self._content, self._is_read = content, True
+
+    def _put(self, value: Mapping[str, Any]) -> None:
+        content = json.dumps(value).encode()
+        self._guarded(lambda: put_whole(self._path, [content]))
+        self._know(content)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         return _guarded(f"storage of the records ({self._path.parent})", call)
+
+
+def read_records(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> list[FolderRecords]:
+    """
+    Return what is known of many rows now: one listing, then the files that are there, many at a time.
+
+    :param folder: The table's destination.
+    :param rows: Prompt id and fingerprint of each.
+    :raises MusicAPINotSentError: the storage does not answer; nothing may be bought without it.
+    """
+    found = [FolderRecords(folder, *row) for row in rows]
+    purchases = folder / PURCHASES
+    contents = _guarded(
+        f"storage of the records ({purchases})",
+        lambda: contents_of(purchases, {one._path.name for one in found} & list_names(purchases).keys()),
+    )
+    for one in found:
+        one._know(contents.get(one._path.name))
+    return found
+
+
+def _object(content: bytes | None) -> dict[str, Any]:
+    """Return the JSON object in a file, an empty one where there is none."""
+    try:
+        value = json.loads(content or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def record_name(prompt_id: str, fingerprint: str) -> str:

@@ -231,6 +231,7 @@ class Standing:
     :param lost_credits: What creates whose answers were lost may have cost beside that.
     :param price: Expected price of the last request, paid or perhaps paid.
     :param bought_in: The generation that sent it.
+    :param at: ISO time (UTC) at which it was about to leave, or was adopted.
     """
 
     state: str
@@ -239,6 +240,7 @@ class Standing:
     lost_credits: float = 0.0
     price: float = 0.0
     bought_in: str = ""
+    at: str | None = None
 
 
 def generation_of(run_id: str, max_tries: int) -> str:
@@ -373,6 +375,7 @@ def standing(store: SubmissionStore, fingerprint: str | None) -> Standing:
         lost_credits=record.lost,
         price=record.credits,
         bought_in=record.bought_in,
+        at=record.at,
     )
     if record.is_intent:
         return replace(known, state=UNKNOWN, credits=None, lost_credits=record.lost + record.credits)

@@ -98,8 +98,11 @@ def test_prompt_table_becomes_tracks(
     assert "Pausing task as DEFERRED" in logs(), "no sensor deferred"
     with sqlite3.connect(database()) as db:
         extras = [json.loads(extra) for (extra,) in db.execute("select extra from asset_event")]
-    counts = {"rows": len(rows), "tracks": 2 * len(rows), "credits": 15.0 * len(rows), "lost_credits": 0.0}
-    assert counts.items() <= extras[-1].items()
+    assert extras[-1] == {
+        **{"manifest": f"file://{manifest}", "destination": f"file://{tmp_path}"},
+        **{"rows": len(rows), "stored": len(rows), "tracks": 2 * len(rows), "without_tracks": 0},
+        **{"unknown": 0, "postponed": 0, "credits": 15.0 * len(rows), "lost_credits": 0.0},
+    }
 
 
 def test_failed_row_stops_nobody_else(

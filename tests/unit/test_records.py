@@ -6,7 +6,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from unittest.mock import MagicMock
@@ -103,6 +103,11 @@ class UnreliableFileSystem(MemoryFileSystem):  # type: ignore[misc]
         self._check("ls")
         return super().ls(path, **kwargs)
 
+    def cat_file(self, path: str, **kwargs: Any) -> Any:
+        """Read a file whole."""
+        self._check("read")
+        return super().cat_file(path, **kwargs)
+
     def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
         self._check("read" if "r" in mode else "write")
         return super()._open(path, mode, **kwargs)
@@ -120,12 +125,11 @@ def folder(tmp_path: Path) -> ObjectStoragePath:
 
 
 @pytest.fixture
-def in_memory() -> Iterator[ObjectStoragePath]:
+def in_memory() -> ObjectStoragePath:
     """Return a folder in a storage that is not local."""
-    folder = ObjectStoragePath(f"memory://records-{uuid.uuid4().hex}/music")
-    yield folder
-    for file in folder.rglob("*.json"):
-        file.unlink()
+    alias = f"memory{uuid.uuid4().hex}"
+    attach("memory", alias, fs=UnreliableFileSystem())
+    return ObjectStoragePath(f"memory://{alias}@{alias}/music")
 
 
 @pytest.fixture

@@ -805,11 +805,12 @@ def test_standing_says_what_was_spent(
     lost = standing(store, FINGERPRINT)
     (found,) = simulator.state.jobs
     adopt_it(store, found)
+    after = standing(store, FINGERPRINT)
 
-    assert [before, lost, standing(store, FINGERPRINT)] == [
+    assert [before, lost, after] == [
         Standing(NOT_SUBMITTED, credits=0),
-        Standing(UNKNOWN, lost_credits=15, price=15, bought_in=FIRST),
-        Standing(SUBMITTED, found, credits=15, price=15, bought_in=FIRST),
+        Standing(UNKNOWN, lost_credits=15, price=15, bought_in=FIRST, at=lost.at),
+        Standing(SUBMITTED, found, credits=15, price=15, bought_in=FIRST, at=after.at),
     ]
 
 
@@ -825,8 +826,9 @@ def test_every_lost_create_is_in_the_evidence(
         MusicAPIAmbiguousSubmitError, match=re.escape(f"other creates without an answer: {first}")
     ):
         buy(client, store, RESUBMIT)
+    known = standing(store, FINGERPRINT)
 
-    assert standing(store, FINGERPRINT) == Standing(UNKNOWN, lost_credits=30, price=15, bought_in=FIRST)
+    assert known == Standing(UNKNOWN, lost_credits=30, price=15, bought_in=FIRST, at=known.at)
 
 
 def test_refused_resubmission_does_not_hide_the_first_loss(
