@@ -20,6 +20,7 @@ Two questions choose the branch: was it a purchase or a read, and can trying aga
     │   └── MusicAPIPartialResultError  some clips are there, some failed
     ├── MusicAPIDeadlineError           still running when the budget ended
     ├── MusicAPIStorageError            audio that is not what it should be           (retryable)
+    ├── MusicAPIIncompleteTableError    too few rows of a table have tracks           (retryable or not)
     └── MusicAPITriggerEventError       an event outside the closed set
 
 Classes follow ``musicapi-facts.md`` 6.4. None is an ``AirflowException``: ``control_flow.py`` alone turns
@@ -213,6 +214,19 @@ class MusicAPIStorageError(MusicAPIError):
     retryable = True
     default_spent = Spent.SPENT
     default_next_step = "clear the store task: the track is paid for, downloading again is free."
+
+
+class MusicAPIIncompleteTableError(MusicAPIError):
+    """
+    Fewer rows of a prompt table than wanted have their tracks; what is there is stored.
+
+    Retryable when another try can cure it, such as by buying anew what failed and was refunded.
+    """
+
+    default_spent = Spent.SPENT
+    default_next_step = (
+        "read the manifest's column error; what is bought is collected by the next try or run."
+    )
 
 
 class MusicAPITriggerEventError(MusicAPIError):

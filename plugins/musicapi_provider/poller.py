@@ -13,7 +13,6 @@ import contextvars
 import copy
 import heapq
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager, suppress
@@ -25,12 +24,10 @@ from musicapi_provider.exceptions import (
     MusicAPIConfigurationError,
     MusicAPICreditsError,
     MusicAPIError,
-    MusicAPINotSentError,
-    MusicAPIThrottledError,
     Spent,
 )
-from musicapi_provider.schedule import JITTER, Expectation, Experience, next_delay
-from musicapi_provider.settings import MAX_RETRY_AFTER
+from musicapi_provider.pace import Pace
+from musicapi_provider.schedule import Expectation, Experience, next_delay
 from musicapi_provider.verdict import State
 from musicapi_provider.waiting import MIN_PAUSE, Wait
 
@@ -42,60 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Errors that every waiter of the connection would meet; any other is of the music task that met it.
 OF_THE_ACCOUNT = (MusicAPIAuthError, MusicAPICreditsError, MusicAPIConfigurationError)
-#: Seconds of the first and the longest pause after a refusal that does not say how long to wait.
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-#: Pace after a refusal, its floor, and its growth with each good answer; all as shares of the full pace.
-SLOWER, SLOWEST, RECOVERY = 0.5, 0.05, 0.01
 #: Seconds after which a waiter looks at the wall clock again: it may jump, and machines sleep.
 CLOCK_CHECK = 60.0
-
-
-class Pace:
-    """
-    When the next request may leave: a steady pace, and one pause for all when the server asks for it.
-
-    A refusal (429, 503, ``Retry-After``, nobody there) also halves the pace, and good answers bring it back.
-    There are no bursts, so what fell due during a pause comes one by one after it.
-
-    :param polls_per_second: Requests a second, at most.
-    """
-
-    def __init__(self, polls_per_second: float) -> None:
-        self.full = self.current = polls_per_second
-        #: Loop time before which nothing may leave.
-        self.next_at = 0.0
-        self._paused_until = 0.0
-        self._refusals = 0
-
-    def take(self, now: float) -> None:
-        """Use up the present moment."""
-        self.next_at = now + 1 / self.current
-
-    def heed(self, answer: MusicTask | MusicAPIError, now: float) -> None:
-        """Slow down or recover, as an answer suggests."""
-        if not isinstance(answer, MusicAPIError) or not _asks_for_a_pause(answer):
-            self._refusals = 0
-            self.current = min(self.current + RECOVERY * self.full, self.full)
-            return
-        if now >= self._paused_until:  # else an answer to a request that left before the pause
-            self._refusals += 1
-            self.current = max(self.current * SLOWER, SLOWEST * self.full)
-        own = min(FIRST_PAUSE * 2 ** min(self._refusals - 1, 30), LONGEST_PAUSE)
-        asked = own if answer.retry_after is None else min(answer.retry_after, MAX_RETRY_AFTER)
-        # Never earlier than asked; other processes were asked to come back at the same time.
-        pause = max(asked, MIN_PAUSE) * (1 + JITTER * random.random())  # noqa: S311 - jitter, not a secret
-        if now + pause > self._paused_until:
-            self._paused_until = now + pause
-            self.next_at = max(self.next_at, self._paused_until)
-            log.warning("%s No looks at music tasks for %.1f s.", answer.message, pause)
-
-
-def _asks_for_a_pause(error: MusicAPIError) -> bool:
-    return (
-        error.retry_after is not None
-        or error.status_code == 503
-        or isinstance(error, (MusicAPIThrottledError, MusicAPINotSentError))
-    )
 
 
 @dataclass(slots=True, eq=False)
@@ -138,7 +83,7 @@ class Poller:
 
     def __init__(self, client: MusicAPIAsyncClient, *, experience: Experience | None = None) -> None:
         self.client = client
-        self.pace = Pace(client.settings.polls_per_second)
+        self.pace = Pace(client.settings.polls_per_second, "looks at music tasks")
         self.experience = experience or Experience()
         #: Why every waiter was ended; the poller is of no use any more.
         self.failure: MusicAPIError | None = None

@@ -46,6 +46,7 @@ DEFAULT_SPENT = {
     "MusicAPIPartialResultError": Spent.UNKNOWN,
     "MusicAPIDeadlineError": Spent.SPENT,
     "MusicAPIStorageError": Spent.SPENT,
+    "MusicAPIIncompleteTableError": Spent.SPENT,
     "MusicAPITriggerEventError": Spent.NO_EFFECT,
 }
 

@@ -13,26 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from musicapi_provider import pace, waiting
 from musicapi_provider import poller as poller_module
-from musicapi_provider import waiting
 from musicapi_provider.async_client import CONNECTIONS, MusicAPIAsyncClient
 from musicapi_provider.exceptions import (
     MusicAPIAuthError,
     MusicAPIError,
-    MusicAPINotSentError,
     MusicAPIRetiredError,
-    MusicAPIThrottledError,
-    MusicAPITransientError,
     Spent,
 )
-from musicapi_provider.poller import SLOWEST, Pace, Poller, shared_poller
+from musicapi_provider.pace import Pace
+from musicapi_provider.poller import Poller, shared_poller
 from musicapi_provider.schedule import PRIOR, Experience
-from musicapi_provider.settings import MAX_RETRY_AFTER, ClientSettings
 from musicapi_provider.verdict import State
 from musicapi_provider.waiting import UNKNOWN_TASK_GRACE, Wait
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
+    from musicapi_provider.settings import ClientSettings
     from tests.unit.conftest import OddServer
 
 BODY = {"task_type": "create_music", "custom_mode": True, "mv": "sonic-v5", "prompt": "[Verse] La la"}
@@ -51,7 +49,8 @@ def settings(settings: ClientSettings) -> ClientSettings:
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Shorten the pauses that are constants; nothing may be left in the registry afterwards."""
     monkeypatch.setattr(poller_module, "MIN_PAUSE", 0.01)
-    monkeypatch.setattr(poller_module, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(pace, "MIN_PAUSE", 0.01)
+    monkeypatch.setattr(pace, "FIRST_PAUSE", 0.02)
     poller_module._experiences.clear()
     yield
     assert poller_module._shared == {}
@@ -434,7 +433,7 @@ async def test_crash_of_the_queue_ends_every_waiter(
     async def wait_for(id_: str) -> str:
         async with shared_poller("conn", lambda: _client(settings)) as shared:
             if id_ != "healthy":
-                shared.pace = BrokenPace(10.0)
+                shared.pace = BrokenPace(10.0, "looks at music tasks")
             return await shared.wait(Wait([buy()], 60.0))
 
     broken = [asyncio.create_task(wait_for(f"t{n}")) for n in range(3)]
@@ -637,77 +636,3 @@ async def test_workers_do_not_log_as_the_first_waiter(
         await poller.close()
 
     assert seen == ["nobody's"]
-
-
-# -- the pace -----------------------------------------------------------------------------------------------
-
-
-def refusal(retry_after: float | None = None) -> MusicAPIThrottledError:
-    """Return a 429."""
-    return MusicAPIThrottledError("Slow down.", status_code=429, retry_after=retry_after)
-
-
-def test_looks_are_a_moment_apart() -> None:
-    """Ten a second are a tenth of a second apart; there is no credit for idle times."""
-    pace = Pace(10.0)
-    pace.take(100.0)
-
-    assert pace.next_at == pytest.approx(100.1)
-
-
-@pytest.mark.parametrize(
-    ("asked", "least"),
-    [
-        pytest.param(5.0, 5.0, id="asked"),
-        pytest.param(0.0, 0.01, id="never-a-tight-loop"),
-        pytest.param(1e9, MAX_RETRY_AFTER, id="capped"),
-    ],
-)
-def test_pause_is_what_the_server_asked_for(asked: float, least: float) -> None:
-    """Never less, and a little more by chance: other processes come back at the same time."""
-    pace = Pace(10.0)
-    pace.heed(refusal(asked), 100.0)
-
-    assert 100.0 + least <= pace.next_at <= 100.0 + 1.1 * least
-
-
-def test_pauses_grow_when_nobody_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Doubled each time up to a minute; answers to requests that were under way do not count."""
-    monkeypatch.setattr(poller_module, "FIRST_PAUSE", 1.0)
-    pace, now, pauses = Pace(10.0), 0.0, []
-    for _ in range(9):
-        for _ in range(3):
-            pace.heed(refusal(), now)
-        pauses.append(pace.next_at - now)
-        now = pace.next_at
-
-    assert [pytest.approx(2**n, rel=0.11) for n in range(6)] == pauses[:6]
-    assert all(60 <= pause <= 66 for pause in pauses[6:])
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        refusal(),
-        MusicAPITransientError("x", status_code=503),
-        MusicAPITransientError("x", status_code=500, retry_after=1.0),
-        MusicAPINotSentError("x"),
-    ],
-)
-def test_refusals_slow_the_pace_and_answers_bring_it_back(error: MusicAPIError) -> None:
-    """A server with a lower limit is not met at full speed after each pause; the floor keeps it going."""
-    pace, now = Pace(10.0), 0.0
-    for _ in range(20):
-        pace.heed(error, now)
-        now = pace.next_at
-    slowest = pace.current
-    for _ in range(200):
-        pace.heed(MusicAPITransientError("x", status_code=500), now)
-
-    assert slowest == pytest.approx(10.0 * SLOWEST)
-    assert pace.current == pace.full == 10.0
-
-
-def test_constants_agree() -> None:
-    """The pause that nothing undercuts is the one of every mode."""
-    assert waiting.MIN_PAUSE == 0.05

@@ -5,8 +5,10 @@ The trigger: wait for music tasks in the triggerer, without a worker slot.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from musicapi_provider.async_client import MusicAPIAsyncClient
     from musicapi_provider.poller import Poller
     from musicapi_provider.waiting import Doubt
+
+log = logging.getLogger(__name__)
 
 #: The closed set of event statuses: worth looking at, out of time, refused (``error`` names the class); and
 #: the event that says "a worker must begin this wait".
@@ -126,28 +130,16 @@ class MusicAPITaskTrigger(BaseTrigger):
             return {"status": "error", "error": type(error).__name__, "message": str(error)}
 
     async def _wait(self, wait: Wait) -> str:
-        poller: Poller | None = None
-        while wait.seconds_left > 0:
-            try:
-                async with shared_poller(self.musicapi_conn_id, self._client) as poller:
-                    return await poller.wait(
-                        wait,
-                        poll_interval=self.poll_interval,
-                        first_look=self.first_look_time,
-                        at_once=self.started is None,  # no worker has looked
-                    )
-            except MusicAPIError:
-                raise
-            except Exception as error:
-                if poller is not None:
-                    raise  # a defect; everything that the API does is a MusicAPIError
-                self.log.warning("Cannot read connection %s now: %s", self.musicapi_conn_id, error)
-                await asyncio.sleep(min(CONNECTION_PAUSE, max(wait.seconds_left, 0.0)))
-        return "timeout"
-
-    async def _client(self) -> MusicAPIAsyncClient:
-        # Only the first who shares needs a hook; one each would be a third of a waiting track's memory.
-        return await MusicAPIHook(self.musicapi_conn_id).aclient()
+        async with AsyncExitStack() as stack:
+            poller = await enter_poller(stack, self.musicapi_conn_id, until=time.time() + wait.seconds_left)
+            if poller is None:
+                return "timeout"
+            return await poller.wait(
+                wait,
+                poll_interval=self.poll_interval,
+                first_look=self.first_look_time,
+                at_once=self.started is None,  # no worker has looked
+            )
 
     async def _ended(self, wait: Wait) -> bool:
         """End the task here if that is wanted and it has succeeded; a worker ends it otherwise."""
@@ -174,6 +166,30 @@ class MusicAPITaskTrigger(BaseTrigger):
             "their credits stay spent; clear the task to collect the tracks.",
             ", ".join(self.music_task_ids),
         )
+
+
+async def enter_poller(stack: AsyncExitStack, musicapi_conn_id: str, *, until: float) -> Poller | None:
+    """
+    Lend the connection's shared poller to a stack, as soon as the connection can be read.
+
+    :param until: Epoch seconds after which there is no use in it.
+    :return: ``None``: not in time.
+    :raises MusicAPIError: the connection is there and unusable.
+    """
+
+    async def make_client() -> MusicAPIAsyncClient:
+        # Only the first who shares needs a hook; one each would be a third of a waiting track's memory.
+        return await MusicAPIHook(musicapi_conn_id).aclient()
+
+    while (left := until - time.time()) > 0:
+        try:
+            return await stack.enter_async_context(shared_poller(musicapi_conn_id, make_client))
+        except MusicAPIError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever keeps the API server or a secrets backend away
+            log.warning("Cannot read connection %s now: %s", musicapi_conn_id, error)
+            await asyncio.sleep(min(CONNECTION_PAUSE, left))
+    return None
 
 
 def wait_from(event: Any, *, timeout: float) -> Wait:

@@ -25,7 +25,7 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import TaskSuccessEvent
 
 from include.musicapi_simulator.scenarios import Armed, Stage, find
-from musicapi_provider import poller, waiting
+from musicapi_provider import pace, poller, waiting
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 from tests.conftest import QUICK
@@ -289,7 +289,7 @@ def bench(
     """Return what runs a sensor in a mode."""
     connect(simulator.base_url, simulator.api_key, poll_interval=0.01, timeout=5, polls_per_second=1000)
     monkeypatch.setattr(waiting, "UNKNOWN_TASK_GRACE", 0.1)
-    monkeypatch.setattr(poller, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pace, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(poller, "MIN_PAUSE", 0.01)
     yield Bench(simulator, triggerer_xcoms, logged)
     simulator.reset()
