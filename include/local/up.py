@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from include.local.stack import SIMULATOR_KEY, Stack, StackError, connection_jso
 
 DESCRIPTION = "The simulator; made by make up. Put your own key and https base URL here to use the real API."
 CONN_ID = "musicapi_default"
+#: The database of the DAG musicapi_sql_tables.
+SQL_CONN_ID = "musicapi_sql"
+SQL_DESCRIPTION = "SQLite for the DAG musicapi_sql_tables; made by make up. Any other database will do, too."
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -49,11 +53,13 @@ def _start(stack: Stack) -> None:
         base_url = stack.start_simulator()
         stack.start_airflow()
         _connect(stack, base_url)
+        _connect_sql(stack)
     console.print(f"Airflow:    [bold]{stack.url}[/bold]")
     console.print(f"Login:      [bold]admin[/bold], password [bold]{stack.password}[/bold]")
     console.print(f"Simulator:  {base_url.removesuffix('/api/v1')}/   (its scenarios and counters)")
     console.print("Try:        DAG musicapi_single_track, Trigger, fill in the form. Ctrl-C ends everything.")
-    console.print("            DAGs start paused; the form unpauses them. Nothing runs by schedule here.")
+    console.print("            DAGs start paused; the form unpauses them. Nothing runs by schedule here, so")
+    console.print("            trigger musicapi_new_tracks yourself after one of the prompt-table DAGs.")
 
 
 def _connect(stack: Stack, base_url: str) -> None:
@@ -67,6 +73,14 @@ def _connect(stack: Stack, base_url: str) -> None:
         console.print(
             f"Connection {CONN_ID} is yours ({known.get('host')}); the simulator is not used by it."
         )
+
+
+def _connect_sql(stack: Stack) -> None:
+    """Make the connection of the SQL example, unless there is one: then it is the user's."""
+    api = stack.api()
+    if api.connection(SQL_CONN_ID) is None:
+        connection = {"conn_type": "sqlite", "host": str(stack.home / "musicapi.db"), "extra": {}}
+        api.put_connection(SQL_CONN_ID, json.dumps(connection), description=SQL_DESCRIPTION)
 
 
 if __name__ == "__main__":

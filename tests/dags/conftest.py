@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy
 
+from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
 from tests.conftest import PROJECT
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from airflow.dag_processing.dagbag import DagBag
     from airflow.models.dagrun import DagRun
+    from sqlalchemy.engine import Connection
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +34,8 @@ def dag_bag() -> DagBag:
 @pytest.fixture
 def no_race(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away the wait that avoids the scheduler's race; ``dag.test()`` has no scheduler."""
-    monkeypatch.setattr("musicapi_provider.control_flow.FIRST_LOOK_OF_TRIGGER", 0.0)
+    for module in ("control_flow", "operators.prompt_table"):
+        monkeypatch.setattr(f"musicapi_provider.{module}.FIRST_LOOK_OF_TRIGGER", 0.0)
 
 
 @pytest.fixture
@@ -53,9 +58,58 @@ def run_dag(dag_bag: DagBag, connection: str, no_race: None) -> Callable[..., Da
     def run(dag_id: str, **conf: Any) -> DagRun:
         # Parsed anew: dag.test() leaves the conf in the DAG's params.
         fresh = type(dag_bag)(str(PROJECT / "dags" / f"{dag_id}.py"))
-        return fresh.dags[dag_id].test(run_conf=conf)
+        dag = fresh.dags[dag_id]
+        for task in dag.tasks:
+            if isinstance(task, MusicAPIPromptTableOperator):
+                task.create_interval = 0  # the pace is for the real API
+        return dag.test(run_conf=conf)
 
     return run
+
+
+@pytest.fixture
+def deliver(dag_bag: DagBag) -> Callable[..., AbstractContextManager[None]]:
+    """
+    Return a context manager in which new runs of a DAG are triggered by asset events.
+
+    It does to the metadata database what the scheduler does, which ``dag.test()`` is without.
+    """
+    from airflow.models.asset import association_table
+    from airflow.models.dagrun import DagRun
+
+    @contextmanager
+    def delivered(dag_id: str, *event_ids: int) -> Iterator[None]:
+        def consume(_mapper: Any, connection: Connection, run: DagRun) -> None:
+            if run.dag_id == dag_id:
+                consumed = [{"dag_run_id": run.id, "event_id": id_} for id_ in event_ids]
+                connection.execute(association_table.insert(), consumed)
+
+        sqlalchemy.event.listen(DagRun, "after_insert", consume)
+        try:
+            yield
+        finally:
+            sqlalchemy.event.remove(DagRun, "after_insert", consume)
+
+    return delivered
+
+
+@pytest.fixture
+def asset_events() -> Callable[[], dict[int, dict[str, Any]]]:
+    """Return a function that reads the events of the asset ``musicapi_tracks``: extras by id, in order."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+
+    def read() -> dict[int, dict[str, Any]]:
+        query = (
+            sqlalchemy.select(AssetEvent.id, AssetEvent.extra)
+            .join(AssetModel, AssetModel.id == AssetEvent.asset_id)
+            .where(AssetModel.name == "musicapi_tracks")
+            .order_by(AssetEvent.id)
+        )
+        with create_session() as session:
+            return {event.id: event.extra for event in session.execute(query)}
+
+    return read
 
 
 @pytest.fixture
