@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import requests
 
@@ -84,6 +84,7 @@ class Stack:
         self.environment: dict[str, str] = {}
         self._settings = settings or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._spawned: set[str] = set()
         self._cleanup = ExitStack()
 
     @property
@@ -129,11 +130,16 @@ class Stack:
         with closing(sqlite3.connect(self.home / "airflow.db")) as database:
             database.execute("PRAGMA journal_mode=WAL")
 
-    def start_simulator(self, *, port: int = 0, jobs: str = "seconds:8") -> str:
-        """Start the simulator and return its base URL."""
+    def start_simulator(self, *, port: int = 0, jobs: str = "seconds:8", options: Iterable[str] = ()) -> str:
+        """
+        Start the simulator, also one that was killed, and return its base URL.
+
+        :param port: 0 takes a free one.
+        :param options: Further ones, such as ``--journal FILE``, by which it remembers jobs when killed.
+        """
         port = port or free_port()
         command = [sys.executable, "-m", "include.musicapi_simulator", "--port", str(port), "--jobs", jobs]
-        self._spawn("simulator", [*command, "--api-key", SIMULATOR_KEY])
+        self._spawn("simulator", [*command, "--api-key", SIMULATOR_KEY, *options])
         base_url = f"http://127.0.0.1:{port}/api/v1"
         self._wait("simulator", lambda: _answers(f"{base_url}/get-credits"))
         return base_url
@@ -168,8 +174,8 @@ class Stack:
         process.wait()
 
     def start_part(self, name: str) -> None:
-        """Start one of :data:`PARTS` again and return at once; its log goes on where the last one ended."""
-        self._spawn(name, [*_airflow(), *PARTS[name]], log_mode="ab")
+        """Start one of :data:`PARTS` again and return at once."""
+        self._spawn(name, [*_airflow(), *PARTS[name]])
 
     def wait_for_dag(self, api: AirflowAPI, dag_id: str) -> None:
         """Wait until the DAG processor has parsed it."""
@@ -184,10 +190,12 @@ class Stack:
             if process.poll() is not None:
                 raise StackError(f"{name} ended with exit code {process.returncode}:\n{self._tail(name)}")
 
-    def _spawn(self, name: str, command: list[str], *, log_mode: Literal["wb", "ab"] = "wb") -> None:
+    def _spawn(self, name: str, command: list[str]) -> None:
         log = self._log_file(name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open(log_mode) as out:
+        # The log of what is started again goes on where the last one ended.
+        with log.open("ab" if name in self._spawned else "wb") as out:
+            self._spawned.add(name)
             self._processes[name] = subprocess.Popen(
                 command,
                 cwd=PROJECT,
