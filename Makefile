@@ -6,7 +6,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PORT ?= 8080
 PURCHASES ?= 300
-BENCHMARKS := waiting_requests throttle paying_twice poller_load triggerer_process triggerer_kill
+BENCHMARKS := waiting_requests throttle paying_twice poller_load triggerer_process triggerer_kill \
+	prompt_tables download table_rows table_ways
 PY := .venv/bin/python
 CODE := plugins include dags tests benchmarks
 
@@ -37,7 +38,7 @@ torture: .venv/ready ## real Airflow, SIGKILL, a misbehaving API: is a song paid
 	@$(PY) -m tests.e2e.torture --purchases $(PURCHASES) $(if $(SEED),--seed $(SEED))
 
 # One after the other: they measure CPU time, and three of them start a whole Airflow.
-bench: .venv/ready ## all figures, beside the vendor's SDK and the http provider (about 25 minutes; ONLY=name for one)
+bench: .venv/ready ## all figures, beside the vendor's SDK and the http provider (about 40 minutes; ONLY=name for one)
 	@for name in $(or $(ONLY),$(BENCHMARKS)); do echo "benchmarks.$$name"; $(PY) -m benchmarks.$$name || exit 1; done
 
 fmt: .venv/ready ## format the code

@@ -32,7 +32,7 @@ from airflow.sdk import Asset, ObjectStoragePath, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from musicapi_provider.files import bytes_of, put_whole
-from musicapi_provider.manifest import read_manifest_file, tracks_of
+from musicapi_provider.prompt_table.manifest import read_manifest_file, tracks_of
 
 TRACKS = Asset("musicapi_tracks")
 NEW, ALL = "new_tracks.m3u8", "all_tracks.m3u8"

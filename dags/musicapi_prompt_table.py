@@ -45,9 +45,10 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowFailException
 
-from musicapi_provider.manifest import manifest_name, write_manifest_file
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
-from musicapi_provider.plan import (
+from musicapi_provider.prompt_table import read_prompt_table
+from musicapi_provider.prompt_table.manifest import manifest_name, write_manifest_file
+from musicapi_provider.prompt_table.plan import (
     POSTPONED,
     STORED,
     UNKNOWN,
@@ -56,7 +57,6 @@ from musicapi_provider.plan import (
     plan_rows,
     rows_to_do,
 )
-from musicapi_provider.prompt_table import read_prompt_table
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 
 PROJECT = Path(__file__).parents[1]

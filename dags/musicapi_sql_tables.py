@@ -29,8 +29,8 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, BaseHook, ObjectStoragePath, Param, TriggerRule, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
-from musicapi_provider.manifest import read_manifest_file, tracks_of
 from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
+from musicapi_provider.prompt_table.manifest import read_manifest_file, tracks_of
 
 TRACKS = Asset("musicapi_tracks")
 #: A table, perhaps with its schema. A name cannot be a parameter of a statement, so the form takes nothing

@@ -64,7 +64,7 @@ def endpoint() -> str:
 
 
 def one_at_a_time(server: ThreadedMotoServer) -> None:
-    """Serve one request after the other: moto reads an object's buffer from several threads without a lock."""
+    """Serve one request after the other: moto's threads read an object's buffer without a lock."""
     serving: Any = server._server
     app, lock = serving.app, threading.Lock()
 

@@ -6,10 +6,11 @@ A map of the package; importing it executes nothing. Arrows point one way, from 
     exceptions  models  bodies  costs  verdict  schedule  settings   pure: no Airflow, no I/O
     answers                                     HTTP answers -> results and errors, the only place
     client  async_client                        requests, aiohttp
-    submission  waiting  poller                 buy without paying twice; look until done, alone or together
-    prompt_table  storage  records  manifest    rows in, files and records out
+    submission  waiting  poller  pace           buy without paying twice; look until done, alone or together
+    files  records                              small files in object storage; what is bought and stored
+    prompt_table/  storage/                     a table's rows worked off; tracks fetched, checked and kept
     connection  hooks.musicapi                  Airflow connection -> client
     control_flow  worker_free  retry_policy     errors and waiting -> Airflow's control flow
-    operators.musicapi  sensors.musicapi  triggers.musicapi  links     thin edges
+    operators/  sensors/  triggers/  links      thin edges
     get_provider_info                           what Airflow's provider manager reads
 """

@@ -6,13 +6,25 @@ No answer is never taken for "nothing there": whoever decides about money by a f
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import tenacity
+
+from musicapi_provider.exceptions import MusicAPIError, MusicAPINotSentError, MusicAPIStorageError
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
+
+log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+#: Tries while the storage is away, and seconds before the second, doubled each time: half a minute in all.
+STORAGE_ATTEMPTS, STORAGE_PAUSE = 5, 2.0
 
 
 def list_names(folder: ObjectStoragePath) -> dict[str, int | None]:
@@ -81,3 +93,33 @@ def put_whole(path: ObjectStoragePath, content: Iterable[bytes]) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(final)
+
+
+def patiently(work: Callable[[], _Result]) -> _Result:
+    """
+    Do what needs the storage, again when that is away for a moment.
+
+    :raises MusicAPIStorageError: it stays away; a later try collects.
+    """
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(STORAGE_ATTEMPTS),
+        wait=tenacity.wait_exponential(multiplier=STORAGE_PAUSE, max=30.0),
+        retry=tenacity.retry_if_exception(_is_of_the_storage),
+        before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+        reraise=True,
+    )
+    try:
+        return retrying(work)
+    except MusicAPIError:
+        raise
+    except Exception as error:  # whatever the backend raises
+        raise MusicAPIStorageError(f"The storage failed ({type(error).__name__}: {error}).") from error
+
+
+def _is_of_the_storage(error: BaseException) -> bool:
+    """Tell what the storage did from what the API or a media host did; those have been repeated already."""
+    if isinstance(error, MusicAPIStorageError):
+        return isinstance(error.__cause__, OSError)  # of the store: it refuses
+    return isinstance(error, Exception) and (
+        not isinstance(error, MusicAPIError) or isinstance(error, MusicAPINotSentError)
+    )

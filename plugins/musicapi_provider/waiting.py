@@ -56,6 +56,8 @@ class Wait:
     started: float = field(default_factory=time.time)
     doubts: dict[str, Doubt] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    #: One of many, whose owner tells of all of them: no line of its own.
+    quiet: bool = False
     #: Age up to which lines of progress were told, and what the last one said.
     _told: float | None = None
     _said: str = ""
@@ -116,7 +118,8 @@ class Wait:
         tracks, failures = conclude(self.verdicts, fail_on_partial=fail_on_partial)
         for failure in failures:
             log.warning("Not among the results: %s", failure)
-        log.info("%d tracks of %d music tasks are ready", len(tracks), len(self.verdicts))
+        if not self.quiet:
+            log.info("%d tracks of %d music tasks are ready", len(tracks), len(self.verdicts))
         return tracks
 
     def delay(self, poll_interval: float | None) -> float:
@@ -137,6 +140,8 @@ class Wait:
 
         :param next_look: Seconds to the next look.
         """
+        if self.quiet:
+            return
         age, line = self.age, self.progress
         # In a new process: the look before was one interval ago.
         told = age - max(next_look, 1.0) if self._told is None else self._told

@@ -87,7 +87,9 @@ def test_large_table_becomes_tracks_in_one_task(
     tmp_path: Path,
 ) -> None:
     """The shipped table, waited for in a real trigger: files, manifest, asset event and XCom agree."""
-    monkeypatch.setattr("musicapi_provider.table_run.LINGER", 0.2)  # jobs are short here, real ones are not
+    monkeypatch.setattr(
+        "musicapi_provider.prompt_table.run.LINGER", 0.2
+    )  # jobs are short here, real ones are not
     simulator.state.configure(job_rule="seconds:1")
     form = {"destination": f"file://{tmp_path}/music", "max_credits": None, "skip_invalid": True}
 

@@ -28,8 +28,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from musicapi_provider import control_flow, downloads, exceptions, submission, verdict, waiting
+from musicapi_provider import control_flow, exceptions, submission, verdict, waiting
 from musicapi_provider.exceptions import MusicAPIError
+from musicapi_provider.prompt_table import run as table_run
+from musicapi_provider.storage import downloads
 
 #: Every error class of the provider, and those that a later try can cure.
 ERROR_CLASSES = [
@@ -54,6 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(control_flow, "FIRST_LOOK_OF_TRIGGER", 0.0)
     monkeypatch.setattr(downloads, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(table_run, "MEDIA_PAUSES", ())
 
 
 @pytest.fixture(autouse=True)

@@ -737,6 +737,16 @@ def test_lines_of_progress_double_in_distance(
     assert all(late >= 1.3 * early for early, late in pairwise(ages[3:]))
 
 
+def test_quiet_wait_tells_nothing_of_its_own(logged: Log) -> None:
+    """Its owner tells of all its waits; a line for each of thousands would hide that."""
+    wait = Wait(["t1"], 60, quiet=True)
+    wait.log_progress(1.0)
+    wait.verdicts["t1"] = Verdict(State.SUCCEEDED, "done")
+
+    assert wait.tracks(fail_on_partial=False) == []
+    assert logged.text == ""
+
+
 def test_line_of_progress_falls_due_by_age() -> None:
     """At 30 s, 60 s, 120 s, also after the clock was set back."""
     due = [wait_with(RUNNING, age=age).seconds_to_line for age in (-10, 0, 29, 31, 61, 121)]

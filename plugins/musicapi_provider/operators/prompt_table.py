@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator, ObjectStoragePath, conf
 
-from musicapi_provider.control_flow import DEFAULT_TIMEOUT, FIRST_LOOK_OF_TRIGGER, airflow_errors
+from musicapi_provider.control_flow import DEFAULT_TIMEOUT, airflow_errors
 from musicapi_provider.exceptions import (
     MusicAPIError,
     MusicAPIIncompleteTableError,
@@ -24,7 +24,6 @@ from musicapi_provider.exceptions import (
     MusicAPIStorageError,
     Spent,
 )
-from musicapi_provider.manifest import MANIFESTS, manifest_name, read_manifest_file, write_manifest_file
 from musicapi_provider.operators.arguments import (
     flag_of,
     folder_of,
@@ -34,7 +33,15 @@ from musicapi_provider.operators.arguments import (
     seconds_of,
     text_of,
 )
-from musicapi_provider.plan import (
+from musicapi_provider.prompt_table import query_prompt_table, read_prompt_table
+from musicapi_provider.prompt_table.buyer import TableSettings
+from musicapi_provider.prompt_table.manifest import (
+    MANIFESTS,
+    manifest_name,
+    read_manifest_file,
+    write_manifest_file,
+)
+from musicapi_provider.prompt_table.plan import (
     POSTPONED,
     STORED,
     WHY,
@@ -43,11 +50,10 @@ from musicapi_provider.plan import (
     credits_of_run,
     plan_rows,
 )
-from musicapi_provider.prompt_table import query_prompt_table, read_prompt_table
+from musicapi_provider.prompt_table.run import TableRun
 from musicapi_provider.settings import DEFAULT_CONN_ID
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
 from musicapi_provider.submission import NOT_SUBMITTED, UNKNOWN, UnknownOutcome, generation_of
-from musicapi_provider.table_run import TableRun, TableSettings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -62,6 +68,9 @@ MAX_IN_FLIGHT = 30
 #: Seconds in the triggerer after which a single finished music task is worth a worker: results are stored
 #: while others still run, with one resume a minute at most.
 COLLECT_EVERY = 60.0
+#: Seconds for which a trigger keeps still, see ``control_flow``: twice as long as for one music task, since a
+#: table is deferred while others work, and a lost race costs a try (with 5 s, one was lost at a load of 16).
+FIRST_LOOK_OF_TRIGGER = 10.0
 #: Keys of an entry that are of no use once a run is over.
 _OF_THE_RUN = ("decision", "retryable", "written_at")
 
@@ -70,8 +79,8 @@ class MusicAPIPromptTableOperator(BaseOperator):
     """
     Make the songs of a whole prompt table: buy what is new, wait, store, write a manifest. This buys.
 
-    Costs about 15 credits a row that is not done yet (facts 8), never more than ``max_credits``. Creates
-    leave one by one at ``create_interval``; a worker slot is held while there is something to buy or to
+    Costs about 15 credits a row that is not done yet (facts 8), within ``max_credits``. Creates leave one by
+    one at ``create_interval``; a worker slot is held while there is something to buy or to
     store, and none while all that is left is waiting. Use it for hundreds and thousands of rows; for tens,
     mapped tasks show each row in the grid (DAG ``musicapi_prompt_table``).
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from musicapi_provider.manifest import MANIFESTS
+from musicapi_provider.prompt_table.manifest import MANIFESTS
 from musicapi_provider.records import PURCHASES, STORED_KEY
 
 if TYPE_CHECKING:

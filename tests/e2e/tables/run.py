@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from musicapi_provider.partial import INCOMPLETE
+from musicapi_provider.storage.partial import INCOMPLETE
 
 if TYPE_CHECKING:
     from include.local.airflow_api import AirflowAPI

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from include.local.stack import IN_A_HURRY, SIMULATOR_KEY, Stack, connection_json, free_port
-from musicapi_provider.partial import INCOMPLETE
+from musicapi_provider.storage.partial import INCOMPLETE
 from tests import s3
 from tests.e2e.tables.accidents import Accidents
 from tests.e2e.tables.contents import Contents, as_in_parquet, check_tracks

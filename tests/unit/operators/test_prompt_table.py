@@ -19,16 +19,17 @@ import pytest
 from airflow.sdk import Asset, ObjectStoragePath
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from musicapi_provider import pace, poller, table_run
+from musicapi_provider import files, pace, poller
 from musicapi_provider.exceptions import (
     MusicAPIIncompleteTableError,
     MusicAPITriggerEventError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.manifest import MANIFESTS, read_manifest_file
 from musicapi_provider.operators import prompt_table as operator_module
 from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
-from musicapi_provider.plan import FAILED, POSTPONED, STORED
+from musicapi_provider.prompt_table import run as table_run
+from musicapi_provider.prompt_table.manifest import MANIFESTS, read_manifest_file
+from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, STORED
 from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from tests.conftest import QUICK
 
@@ -51,7 +52,7 @@ def _in_a_hurry(
     monkeypatch.setattr(poller, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(pace, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(pace, "LONGEST_PAUSE", 0.04)
-    monkeypatch.setattr(table_run, "STORAGE_PAUSE", 0.01)
+    monkeypatch.setattr(files, "STORAGE_PAUSE", 0.01)
     monkeypatch.setattr(table_run, "LINGER", 0.1)
     monkeypatch.setattr(operator_module, "FIRST_LOOK_OF_TRIGGER", 0.0)
     poller._experiences.clear()

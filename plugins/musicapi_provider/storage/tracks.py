@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from musicapi_provider.downloads import Downloads
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError
-from musicapi_provider.media_kinds import AUDIO, IMAGE
-from musicapi_provider.partial import Leftovers, PartFile, is_object_store, put, size_of
-from musicapi_provider.tags import Tags, tag
-from musicapi_provider.track_index import update_index
-from musicapi_provider.track_urls import TrackURLs
+from musicapi_provider.storage.downloads import Downloads
+from musicapi_provider.storage.index import update_index
+from musicapi_provider.storage.kinds import AUDIO, IMAGE
+from musicapi_provider.storage.partial import Leftovers, PartFile, is_object_store, put, size_of
+from musicapi_provider.storage.tags import Tags, tag
+from musicapi_provider.storage.urls import TrackURLs
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

@@ -18,12 +18,12 @@ import certifi
 import pytest
 from airflow.sdk import ObjectStoragePath
 
-from musicapi_provider.downloads import ATTEMPTS, Downloads, _wait
 from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.media import MAX_REDIRECTS, BrokenDownloadError, MediaClient
-from musicapi_provider.media_kinds import AUDIO
-from musicapi_provider.partial import PartFile
 from musicapi_provider.settings import MAX_RETRY_AFTER, ClientSettings
+from musicapi_provider.storage.downloads import ATTEMPTS, Downloads, _wait
+from musicapi_provider.storage.kinds import AUDIO
+from musicapi_provider.storage.media import MAX_REDIRECTS, BrokenDownloadError, MediaClient
+from musicapi_provider.storage.partial import PartFile
 from tests.media import MediaServer, frames, media_server
 
 if TYPE_CHECKING:

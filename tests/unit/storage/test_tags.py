@@ -13,8 +13,8 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.partial import PartFile
-from musicapi_provider.tags import Tags, lyrics_of, seconds_of, tag
+from musicapi_provider.storage.partial import PartFile
+from musicapi_provider.storage.tags import Tags, lyrics_of, seconds_of, tag
 from tests.media import frames
 
 if TYPE_CHECKING:

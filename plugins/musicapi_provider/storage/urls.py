@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError
-from musicapi_provider.media import ExpiredURLError
+from musicapi_provider.storage.media import ExpiredURLError
 
 log = logging.getLogger(__name__)
 

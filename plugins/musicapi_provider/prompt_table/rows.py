@@ -16,8 +16,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 from musicapi_provider.bodies import Problem, check_body, complete_body, typed_fields
 from musicapi_provider.exceptions import MusicAPIPromptTableError
-from musicapi_provider.prompt_columns import parquet_rows, query_rows
-from musicapi_provider.prompt_sources import KEY, PIECE, Cell, Problems, RawRow, csv_rows, json_rows
+from musicapi_provider.prompt_table.text_sources import (
+    KEY,
+    PIECE,
+    Cell,
+    Problems,
+    RawRow,
+    csv_rows,
+    json_rows,
+)
+from musicapi_provider.prompt_table.typed_sources import parquet_rows, query_rows
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

@@ -13,13 +13,13 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.manifest import (
+from musicapi_provider.prompt_table.manifest import (
     manifest_name,
     read_manifest_file,
     tracks_of,
     write_manifest_file,
 )
-from musicapi_provider.plan import STORED, UNKNOWN
+from musicapi_provider.prompt_table.plan import STORED, UNKNOWN
 
 TRACK = {"clip_id": "c1", "music_task_id": "t1", "title": "A", "uri": "file:///music/c1.mp3", "bytes": 5}
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from musicapi_provider.exceptions import MusicAPIStorageError
 
 if TYPE_CHECKING:
-    from musicapi_provider.partial import PartFile
+    from musicapi_provider.storage.partial import PartFile
 
 log = logging.getLogger(__name__)
 

@@ -26,14 +26,14 @@ from airflow.sdk import ObjectStoragePath
 from airflow.sdk.io import attach
 
 from musicapi_provider.exceptions import MusicAPIPromptTableError, Spent
-from musicapi_provider.prompt_columns import parquet_rows
-from musicapi_provider.prompt_sources import LONGEST_CELL, Problems
 from musicapi_provider.prompt_table import (
     PromptRow,
     parse_prompt_table,
     query_prompt_table,
     read_prompt_table,
 )
+from musicapi_provider.prompt_table.text_sources import LONGEST_CELL, Problems
+from musicapi_provider.prompt_table.typed_sources import parquet_rows
 from tests.conftest import PROJECT
 from tests.postgres import Postgres, sqlite_connection_json
 

@@ -20,7 +20,8 @@ from musicapi_provider.exceptions import (
     MusicAPINotSentError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.plan import (
+from musicapi_provider.prompt_table import PromptRow
+from musicapi_provider.prompt_table.plan import (
     FAILED,
     POSTPONED,
     RESUBMIT,
@@ -31,7 +32,6 @@ from musicapi_provider.plan import (
     plan_rows,
     rows_to_do,
 )
-from musicapi_provider.prompt_table import PromptRow
 from musicapi_provider.records import PURCHASES, STORED_KEY, FolderRecords, record_name
 from musicapi_provider.submission import (
     NOT_SUBMITTED,

@@ -2,7 +2,7 @@
 The manifest of a run: a line for every row of the table, as JSON Lines and as Parquet.
 
 It says what became of each row, for people and for later tasks. What a later run buys is decided by the
-records (:mod:`musicapi_provider.plan`), never by a manifest.
+records (:mod:`musicapi_provider.prompt_table.plan`), never by a manifest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def write_manifest_file(
 
     In Parquet ``body`` is its JSON as text and ``tracks`` a list of structs.
 
-    :param manifest: Entries as of :mod:`musicapi_provider.plan`; ``written_at`` is added to each.
+    :param manifest: Entries as of :mod:`musicapi_provider.prompt_table.plan`; each gets ``written_at``.
     :param parquet: Off while a run goes on: the JSON Lines then say how far it is.
     :return: The URI of the JSON Lines.
     """

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from musicapi_provider import pace, poller, table_run
+from musicapi_provider import files, pace, poller
 from musicapi_provider.async_client import MusicAPIAsyncClient
 from musicapi_provider.client import MusicAPIClient
 from musicapi_provider.exceptions import (
@@ -36,11 +36,14 @@ from musicapi_provider.exceptions import (
     MusicAPIUnknownTaskError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.partial import INCOMPLETE
-from musicapi_provider.plan import FAILED, POSTPONED, RESUBMIT, STORED, plan_rows
+from musicapi_provider.prompt_table import run as table_run
+from musicapi_provider.prompt_table.buyer import LOST_IN_A_ROW, REFUSED_IN_A_ROW, TableSettings
+from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, RESUBMIT, STORED, plan_rows
+from musicapi_provider.prompt_table.run import TableRun, store_each
 from musicapi_provider.records import PURCHASES, FolderRecords, record_name
 from musicapi_provider.settings import ONCE
 from musicapi_provider.storage import TrackStore
+from musicapi_provider.storage.partial import INCOMPLETE
 from musicapi_provider.submission import (
     KEY,
     NOT_SUBMITTED,
@@ -51,10 +54,9 @@ from musicapi_provider.submission import (
     generation_of,
     standing,
 )
-from musicapi_provider.table_run import LOST_IN_A_ROW, REFUSED_IN_A_ROW, TableRun, TableSettings, store_each
 from tests.conftest import QUICK
 from tests.s3 import s3_bucket as s3_bucket
-from tests.unit.test_plan import CHEAP, row_of
+from tests.unit.prompt_table.test_plan import CHEAP, row_of
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
@@ -278,7 +280,7 @@ def _in_a_hurry(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(pace, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(pace, "LONGEST_PAUSE", 0.04)
-    monkeypatch.setattr(table_run, "STORAGE_PAUSE", 0.01)
+    monkeypatch.setattr(files, "STORAGE_PAUSE", 0.01)
     monkeypatch.setattr(table_run, "LINGER", 0.1)
 
 
@@ -1015,6 +1017,18 @@ def test_download_that_always_fails_is_collected_by_a_later_try(table: Table) ->
     assert set(states_of(again).values()) == {STORED}
     table.check_stored_once()
     assert table.sent == 4
+
+
+def test_media_host_that_is_away_for_a_while_costs_no_try(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a download's own tries could not get is got a little later, while other rows go on."""
+    monkeypatch.setattr(table_run, "MEDIA_PAUSES", (0.05, 0.05))
+    table.state.scenario("media-404", match="about b", times=4)
+    plan = table.run()
+
+    assert set(states_of(plan).values()) == {STORED}
+    table.check_stored_once()
 
 
 def test_half_of_a_row_is_kept_when_the_other_half_fails(table: Table) -> None:

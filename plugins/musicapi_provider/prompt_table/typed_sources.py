@@ -15,7 +15,14 @@ from uuid import UUID
 
 from musicapi_provider.bodies import FIELDS
 from musicapi_provider.exceptions import MusicAPIPromptTableError
-from musicapi_provider.prompt_sources import PIECE, Problems, RawRow, check_columns, is_whole, one_number
+from musicapi_provider.prompt_table.text_sources import (
+    PIECE,
+    Problems,
+    RawRow,
+    check_columns,
+    is_whole,
+    one_number,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from airflow.sdk import ObjectStoragePath
 
-from musicapi_provider import track_index
-from musicapi_provider.track_index import COLUMNS, INDEX, prompt_of, update_index
+from musicapi_provider.storage import index as track_index
+from musicapi_provider.storage.index import COLUMNS, INDEX, prompt_of, update_index
 
 
 @pytest.fixture

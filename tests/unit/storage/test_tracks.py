@@ -23,10 +23,10 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from include.musicapi_simulator.scenarios import CATALOGUE, Stage
-from musicapi_provider.downloads import ATTEMPTS
 from musicapi_provider.exceptions import MusicAPIAuthError, MusicAPIStorageError, Spent
 from musicapi_provider.storage import TrackStore
-from musicapi_provider.tags import _WRITERS
+from musicapi_provider.storage.downloads import ATTEMPTS
+from musicapi_provider.storage.tags import _WRITERS
 from tests.media import MediaServer, frames, media_server
 from tests.s3 import S3Bucket, s3_bucket
 

@@ -9,7 +9,13 @@ from ipaddress import ip_address
 import pytest
 import requests
 
-from musicapi_provider.addresses import AddressGuard, GuardedAdapter, PrivateAddressError, is_private, literal
+from musicapi_provider.storage.addresses import (
+    AddressGuard,
+    GuardedAdapter,
+    PrivateAddressError,
+    is_private,
+    literal,
+)
 
 PUBLIC = "https://api.musicapi.ai/api/v1"
 

@@ -14,7 +14,7 @@ from airflow.sdk.io import attach
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from musicapi_provider.partial import Leftovers, PartFile, put
+from musicapi_provider.storage.partial import Leftovers, PartFile, put
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Log

@@ -1,0 +1,10 @@
+"""
+Tracks in object storage.
+
+``tracks`` says what is kept, ``downloads``, ``media``, ``kinds``, ``addresses`` and ``urls`` fetch and check,
+``partial`` gives a file its name when it is whole, ``tags`` and ``index`` describe.
+"""
+
+from musicapi_provider.storage.tracks import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
+
+__all__ = ["DEFAULT_CONCURRENCY", "DEFAULT_MAX_BYTES", "TrackStore"]
