@@ -82,6 +82,7 @@ class MusicAPIClient:
         self.retries = retries or RetrySettings()
         self._session = session or new_session(settings)
         self._interpreter = Interpreter(settings)
+        self._network: dict[str, Any] | None = None
 
     def create(self, body: Mapping[str, Any]) -> str:
         """
@@ -178,12 +179,16 @@ class MusicAPIClient:
             prepared = session.prepare_request(request)
         except (ValueError, TypeError, requests.RequestException) as error:
             raise self._interpreter.unsendable(error) from error
+        if (
+            self._network is None
+        ):  # once: requests reads the whole environment for it, and the host is the same
+            self._network = _network(session, prepared, self.settings)
         try:
             response = session.send(
                 prepared,
                 timeout=self.settings.timeout,
                 allow_redirects=False,  # the key and the body are for this host alone
-                **_network(session, prepared, self.settings),
+                **self._network,
             )
             return self._interpreter.answer(response.status_code, response.headers, response.text)
         except (requests.RequestException, OSError) as error:

@@ -23,12 +23,12 @@ from musicapi_provider.exceptions import (
     MusicAPITaskFailedError,
     Spent,
 )
+from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.waiting import Wait, look
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from musicapi_provider.hooks.musicapi import MusicAPIHook
     from musicapi_provider.models import Track
 
 #: Seconds to wait for tracks: well over the 10 minutes that the facts sheet advises as a minimum (facts 9).
@@ -102,11 +102,9 @@ class WaitsForTracks(BaseOperator):
     collected_tracks: list[dict[str, Any]] | None = None
 
     @cached_property
-    def hook(self) -> MusicAPIHook:
+    def hook(self) -> MusicAPIBaseHook:
         """The hook; made at run time, when templates are rendered."""
-        from musicapi_provider.hooks.musicapi import MusicAPIHook  # brings aiohttp: not at parse time
-
-        return MusicAPIHook(self.musicapi_conn_id)
+        return MusicAPIBaseHook(self.musicapi_conn_id)
 
     def look(self, wait: Wait, *, next_look: float) -> list[dict[str, Any]] | None:
         """

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
@@ -23,8 +24,38 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
+#: Protocols of storages that show an object when it is complete and know no folders: making a "folder" there
+#: could make a bucket of a slip.
+OBJECT_STORES = frozenset(
+    {"s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "abfss", "adl", "wasb", "oci", "r2"}
+)
 #: Tries while the storage is away, and seconds before the second, doubled each time: half a minute in all.
 STORAGE_ATTEMPTS, STORAGE_PAUSE = 5, 2.0
+
+
+def local_path(path: ObjectStoragePath) -> Path | None:
+    """Return a path of this machine as such; ``None`` for another storage."""
+    return Path(path.path) if path.protocol in ("", "file", "local") else None
+
+
+def file_system(path: ObjectStoragePath) -> Any:
+    """
+    Return fsspec's file system of a path.
+
+    At the first ``path.fs`` Airflow imports the file systems of all providers, boto3 and all: 0.06 s of CPU
+    in each worker process, also where it only has files to write here.
+    """
+    if local_path(path) is None or getattr(path, "conn_id", None):  # a connection's own file system
+        return path.fs
+    from fsspec.implementations.local import LocalFileSystem
+
+    return LocalFileSystem()  # fsspec keeps one
+
+
+def make_folder(folder: ObjectStoragePath) -> None:
+    """Make a folder where there are such things; buckets are never made."""
+    if folder.protocol not in OBJECT_STORES:
+        (local_path(folder) or folder).mkdir(parents=True, exist_ok=True)
 
 
 def list_names(folder: ObjectStoragePath) -> dict[str, int | None]:
@@ -33,6 +64,8 @@ def list_names(folder: ObjectStoragePath) -> dict[str, int | None]:
 
     :raises Exception: whatever the backend raises when it does not answer.
     """
+    if (local := local_path(folder)) is not None:
+        return _local_names(local)
     folder.fs.invalidate_cache(folder.path)  # s3fs remembers listings, and other processes write
     try:  # not exists() or glob(): they find nothing as well when the storage does not answer
         found = folder.fs.ls(folder.path, detail=True)
@@ -48,9 +81,14 @@ def bytes_of(path: ObjectStoragePath) -> bytes | None:
     :raises Exception: whatever the backend raises when it does not answer.
     """
     try:
-        return bytes(path.read_bytes())
+        return bytes((local_path(path) or path).read_bytes())
     except FileNotFoundError:
         return None
+
+
+def remove(path: ObjectStoragePath) -> None:
+    """Remove a file; one that is not there is fine."""
+    (local_path(path) or path).unlink(missing_ok=True)
 
 
 def contents_of(folder: ObjectStoragePath, names: Iterable[str]) -> dict[str, bytes]:
@@ -61,6 +99,8 @@ def contents_of(folder: ObjectStoragePath, names: Iterable[str]) -> dict[str, by
 
     :raises Exception: whatever the backend raises when it does not answer.
     """
+    if (local := local_path(folder)) is not None:
+        return dict(_local_contents(local, names))
     paths = [(folder / name).path for name in names]
     if not paths:
         return {}
@@ -77,22 +117,47 @@ def contents_of(folder: ObjectStoragePath, names: Iterable[str]) -> dict[str, by
 
 def put_whole(path: ObjectStoragePath, content: Iterable[bytes]) -> None:
     """
-    Write a file so that a process that dies meanwhile leaves the old one or the new one.
+    Write a file so that a process that dies meanwhile, or a power cut, leaves the old one or the new one.
+
+    For files that one process writes at a time.
 
     :param content: Pieces, written as they come.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.protocol not in ("file", "local"):
-        with path.fs.open(path.path, "wb") as file:
-            file.writelines(content)  # object storages show an object when it is complete
+    if (local := local_path(path)) is not None:
+        _put_here(local, content)
         return
-    final = Path(path.path)
-    new = final.with_suffix(".new")
+    make_folder(path.parent)
+    with path.fs.open(path.path, "wb") as file:
+        file.writelines(content)
+
+
+def _put_here(path: Path, content: Iterable[bytes]) -> None:
+    new = path.with_suffix(".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with new.open("wb") as file:
         file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(final)
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must outlive a power cut
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _local_contents(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    for name in names:
+        with suppress(FileNotFoundError):
+            yield name, (folder / name).read_bytes()
+
+
+def _local_names(folder: Path) -> dict[str, int | None]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except FileNotFoundError:
+        return {}
 
 
 def patiently(work: Callable[[], _Result]) -> _Result:

@@ -17,7 +17,7 @@ from airflow.sdk import conf
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPINotSentError, Spent
-from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole
+from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole, remove
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
@@ -81,7 +81,8 @@ class FolderRecords:
     """
 
     def __init__(self, folder: ObjectStoragePath, prompt_id: str, fingerprint: str) -> None:
-        self._path = folder / PURCHASES / record_name(prompt_id, fingerprint)
+        self._folder = folder / PURCHASES
+        self._path = self._folder / record_name(prompt_id, fingerprint)
         self._content: bytes | None = None
         self._is_read = False
         self.place = f"file {self._path}"
@@ -104,7 +105,7 @@ class FolderRecords:
         if rest:
             self._put(rest)
         else:
-            self._guarded(lambda: self._path.unlink(missing_ok=True))
+            self._guarded(lambda: remove(self._path))
             self._content = None
 
     def stored_tracks(self, music_task_id: str | None) -> list[dict[str, Any]]:
@@ -140,7 +141,7 @@ class FolderRecords:
         self._know(content)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
-        return _guarded(f"storage of the records ({self._path.parent})", call)
+        return _guarded(f"storage of the records ({self._folder})", call)
 
 
 def read_records(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> list[FolderRecords]:

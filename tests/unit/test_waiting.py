@@ -43,6 +43,7 @@ from tests.samples import SUCCEEDED, TASK_ID
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
+    from tests.unit.conftest import Log
 
 #: Seconds to the schedule's first look.
 FIRST_LOOK = timetable(PRIOR)[1]

@@ -22,6 +22,7 @@ from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airf
 from musicapi_provider.exceptions import (
     MusicAPIInvalidRequestError,
 )
+from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import MusicAPIListenLink
 from musicapi_provider.operators.arguments import folder_of, policy_of, seconds_of
 from musicapi_provider.records import FolderRecords, TaskStateRecords
@@ -239,7 +240,9 @@ class MusicAPICreateOperator(WaitsForTracks):
     def execute(self, context: Context) -> str | list[dict[str, Any]]:
         """Submit, or collect what an earlier try submitted; then wait if asked to."""
         # Evidence for whoever looks at this task when it is dead: first the worst case, then what is known.
-        self._push_submission(context, Standing(UNKNOWN))
+        # With a folder of records the file is the evidence, and an XCom is a request to the API server.
+        if self.records is None:
+            self._push_submission(context, Standing(UNKNOWN))
         try:
             with airflow_errors():
                 submitted = self._submit(context)
@@ -407,10 +410,8 @@ class MusicAPIStoreTracksOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Store what is not stored yet and return a record per track."""
-        from musicapi_provider.hooks.musicapi import MusicAPIHook  # brings aiohttp: not at parse time
-
         with airflow_errors():
-            hook = MusicAPIHook(self.musicapi_conn_id)
+            hook = MusicAPIBaseHook(self.musicapi_conn_id)
             # The client is made here: threads, which may ask for fresh tracks, cannot ask Airflow.
             with TrackStore(
                 folder_of("destination", self.destination),

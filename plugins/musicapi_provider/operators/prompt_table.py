@@ -24,6 +24,7 @@ from musicapi_provider.exceptions import (
     MusicAPIStorageError,
     Spent,
 )
+from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.operators.arguments import (
     flag_of,
     folder_of,
@@ -58,7 +59,6 @@ from musicapi_provider.submission import NOT_SUBMITTED, UNKNOWN, UnknownOutcome,
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from musicapi_provider.hooks.musicapi import MusicAPIHook
     from musicapi_provider.prompt_table import PromptRow
 
 #: Seconds between two creates: the documented limit of the standard tier (facts 1).
@@ -301,11 +301,9 @@ class MusicAPIPromptTableOperator(BaseOperator):
     # -- what it works with ----------------------------------------------------------------------------------
 
     @cached_property
-    def hook(self) -> MusicAPIHook:
+    def hook(self) -> MusicAPIBaseHook:
         """The hook; made at run time, when templates are rendered."""
-        from musicapi_provider.hooks.musicapi import MusicAPIHook  # brings aiohttp: not at parse time
-
-        return MusicAPIHook(self.musicapi_conn_id)
+        return MusicAPIBaseHook(self.musicapi_conn_id)
 
     @cached_property
     def _folder(self) -> ObjectStoragePath:

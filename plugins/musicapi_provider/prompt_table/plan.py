@@ -38,7 +38,7 @@ from musicapi_provider.submission import (
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-    from musicapi_provider.hooks.musicapi import MusicAPIHook
+    from musicapi_provider.hooks.base import MusicAPIBaseHook
     from musicapi_provider.prompt_table import PromptRow
     from musicapi_provider.records import FolderRecords
 
@@ -62,7 +62,7 @@ WHY: Mapping[str, str] = {
 def plan_rows(
     rows: Iterable[PromptRow],
     folder: ObjectStoragePath,
-    hook: MusicAPIHook,
+    hook: MusicAPIBaseHook,
     *,
     run_id: str,
     max_credits: float | None = None,
@@ -131,7 +131,7 @@ def complete_plan(
     plan: Iterable[Mapping[str, Any]],
     tracks: Mapping[str, Sequence[Mapping[str, Any]]],
     folder: ObjectStoragePath,
-    hook: MusicAPIHook,
+    hook: MusicAPIBaseHook,
 ) -> list[dict[str, Any]]:
     """
     Return the manifest: the plan's entries as they stand now; write down what is stored.
@@ -240,7 +240,7 @@ def _is_there(track: Mapping[str, Any], files: Mapping[str, int | None]) -> bool
     return name in files and track.get("bytes") in (None, files[name])
 
 
-def _look(entries: Iterable[dict[str, Any]], hook: MusicAPIHook) -> None:
+def _look(entries: Iterable[dict[str, Any]], hook: MusicAPIBaseHook) -> None:
     for entry in entries:
         if entry["state"] == SUBMITTED and (reason := hook.failure_of(entry["music_task_id"])):
             refund(entry, reason)
@@ -253,7 +253,7 @@ def _is_of(track: Mapping[str, Any], music_task_id: str | None) -> bool:
 # -- what is decided -----------------------------------------------------------------------------------------
 
 
-def _decide(plan: Sequence[dict[str, Any]], settle: Mapping[str, str], hook: MusicAPIHook) -> None:
+def _decide(plan: Sequence[dict[str, Any]], settle: Mapping[str, str], hook: MusicAPIBaseHook) -> None:
     """Take decisions into the plan; the create operator carries them out."""
     rows = {entry["prompt_id"]: entry for entry in plan}
     owners = {entry["music_task_id"]: entry["prompt_id"] for entry in plan if entry["music_task_id"]}
@@ -284,7 +284,9 @@ def _no_decision(prompt_id: str, given: Any, reason: str) -> MusicAPIConfigurati
     )
 
 
-def _postpone(plan: Sequence[dict[str, Any]], hook: MusicAPIHook, *, run_id: str, max_credits: float) -> None:
+def _postpone(
+    plan: Sequence[dict[str, Any]], hook: MusicAPIBaseHook, *, run_id: str, max_credits: float
+) -> None:
     """Leave for a later run what this run may not pay for."""
     # Rows that keep failing must not keep the others from their turn.
     dear = sorted((entry for entry in plan if _costs(entry)), key=lambda entry: entry["state"] == FAILED)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from musicapi_provider.files import list_names
+from musicapi_provider.files import OBJECT_STORES, file_system, list_names, make_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -27,11 +27,6 @@ INCOMPLETE = ".incomplete"
 BLOCK = 8 * 1024 * 1024
 #: Bytes read at a time to look into a file: it is short looks at its two ends.
 READ_BLOCK = 256 * 1024
-#: Protocols of storages that show an object when it is complete and know no folders. There a rename is a
-#: copy, so small files are put in place at once; making a "folder" could make a bucket of a slip.
-OBJECT_STORES = frozenset(
-    {"s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "abfss", "adl", "wasb", "oci", "r2"}
-)
 _S3 = frozenset({"s3", "s3a", "s3n"})
 
 
@@ -77,10 +72,9 @@ class PartFile:
         """Begin anew with an empty file."""
         self.discard()
         for attempt in range(5):
-            if not is_object_store(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             try:
-                self._file = self.path.fs.open(self.path.path, "wb", block_size=BLOCK)
+                self._file = file_system(self.path).open(self.path.path, "wb", block_size=BLOCK)
             except FileNotFoundError:  # another run has just removed the empty subfolder
                 if attempt == 4:
                     raise
@@ -108,12 +102,12 @@ class PartFile:
         """Open the finished file to look into it."""
         # With the size given, s3fs does not look it up, perhaps in a listing from before this file.
         known = {"size": self.written} if self.path.protocol in _S3 else {}
-        with self.path.fs.open(self.path.path, "rb", block_size=READ_BLOCK, **known) as file:
+        with file_system(self.path).open(self.path.path, "rb", block_size=READ_BLOCK, **known) as file:
             yield file
 
     def move_to(self, final: ObjectStoragePath) -> None:
         """Take the final name, replacing what has it."""
-        fs = self.path.fs
+        fs = file_system(self.path)
         if is_object_store(final):
             self._copy_to(final)
             _remove(fs, self.path.path)
@@ -126,9 +120,9 @@ class PartFile:
         """Copy within an object store; mv() would list and look up more than once."""
         for attempt in range(3):
             # s3fs looks the size up in listings, and another thread's may be from before this file.
-            self.path.fs.invalidate_cache(self.path.parent.path)
+            file_system(self.path).invalidate_cache(self.path.parent.path)
             try:
-                self.path.fs.cp_file(self.path.path, final.path, **_content_type(final))
+                file_system(self.path).cp_file(self.path.path, final.path, **_content_type(final))
             except FileNotFoundError:
                 if attempt == 2:
                     raise
@@ -143,15 +137,15 @@ class PartFile:
         except Exception:
             log.debug("Could not close %s", self.path, exc_info=True)
         if was_open or self.written:
-            _remove(self.path.fs, self.path.path)
+            _remove(file_system(self.path), self.path.path)
         self._forget()
 
 
 def size_of(path: ObjectStoragePath) -> int:
     """Return a file's size as it is now: s3fs remembers listings, and other processes write."""
     fresh = {"refresh": True} if path.protocol in _S3 else {}
-    path.fs.invalidate_cache(path.parent.path)
-    return int(path.fs.info(path.path, **fresh)["size"])
+    file_system(path).invalidate_cache(path.parent.path)
+    return int(file_system(path).info(path.path, **fresh)["size"])
 
 
 def _content_type(final: ObjectStoragePath) -> dict[str, str]:
@@ -165,7 +159,7 @@ def _content_type(final: ObjectStoragePath) -> dict[str, str]:
 def put(path: ObjectStoragePath, content: bytes) -> None:
     """Write a small file that is never seen half-written."""
     if is_object_store(path):
-        path.fs.pipe_file(path.path, content)
+        file_system(path).pipe_file(path.path, content)
         return
     part = PartFile(path.parent, path.name)
     try:
@@ -205,7 +199,7 @@ class Leftovers:
             self._uploads = [one for one in self._uploads if one not in uploads]
         for one in names:
             log.info("Removing %s, left by a process that died", one)
-            _remove(self._folder.fs, (self._folder / one).path)
+            _remove(file_system(self._folder), (self._folder / one).path)
         for upload in uploads:
             self._abort(upload)
 
@@ -213,10 +207,10 @@ class Leftovers:
         """Remove the subfolder where it is a real one, and empty."""
         if not is_object_store(self._folder):
             with suppress(OSError, NotImplementedError):  # in use by another run, or not there
-                self._folder.fs.rmdir(self._folder.path)
+                file_system(self._folder).rmdir(self._folder.path)
 
     def _unfinished_uploads(self) -> list[dict[str, Any]]:
-        fs = self._folder.fs
+        fs = file_system(self._folder)
         if self._folder.protocol not in _S3 or not hasattr(fs, "call_s3"):
             return []
         bucket, key, _ = fs.split_path(self._folder.path)
@@ -229,7 +223,7 @@ class Leftovers:
 
     def _abort(self, upload: dict[str, Any]) -> None:
         try:
-            self._folder.fs.abort_mpu(upload["Bucket"], upload["Key"], upload["UploadId"])
+            file_system(self._folder).abort_mpu(upload["Bucket"], upload["Key"], upload["UploadId"])
         except Exception:
             log.debug("Cannot abort the unfinished upload of %s", upload["Key"], exc_info=True)
 

@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError
+from musicapi_provider.files import file_system, make_folder
 from musicapi_provider.storage.downloads import Downloads
 from musicapi_provider.storage.index import update_index
 from musicapi_provider.storage.kinds import AUDIO, IMAGE
-from musicapi_provider.storage.partial import Leftovers, PartFile, is_object_store, put, size_of
+from musicapi_provider.storage.partial import Leftovers, PartFile, put, size_of
 from musicapi_provider.storage.tags import Tags, tag
 from musicapi_provider.storage.urls import TrackURLs
 
@@ -90,10 +91,8 @@ class TrackStore:
 
     def __enter__(self) -> TrackStore:
         """Create the folder; look up its connection, since only a task's main thread may ask Airflow."""
-        if is_object_store(self.folder):
-            _ = self.folder.fs
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        file_system(self.folder)
+        make_folder(self.folder)
         return self
 
     def __exit__(
@@ -219,7 +218,7 @@ class TrackStore:
 
     def _stored(self, clip_id: str) -> dict[str, Any] | None:
         """Return the sidecar of a complete track: readable, file there, size right."""
-        fs = self.folder.fs
+        fs = file_system(self.folder)
         try:
             content = fs.cat_file((self.folder / f"{clip_id}.json").path)
             sidecar: dict[str, Any] = json.loads(content)
@@ -319,4 +318,4 @@ def _prompt_id(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content_of(path: ObjectStoragePath | None) -> tuple[bytes, str] | None:
-    return None if path is None else (path.fs.cat_file(path.path), path.suffix)
+    return None if path is None else (file_system(path).cat_file(path.path), path.suffix)

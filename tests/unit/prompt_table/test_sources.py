@@ -769,9 +769,9 @@ def test_rows_that_are_dicts_are_rows(in_pg: Postgres, monkeypatch: pytest.Monke
 
 # -- size ---------------------------------------------------------------------------------------------------
 
-#: Reads a small table, so that everything is imported, then the large one; prints rows, seconds, MB more.
+#: Reads a small table, so that everything is imported, then the large one; prints rows, MB more.
 MEASURE = """
-import json, sys, time
+import json, sys
 from pathlib import Path
 from airflow.sdk import ObjectStoragePath
 from musicapi_provider.prompt_table import query_prompt_table, read_prompt_table
@@ -786,9 +786,9 @@ def peak():
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 read(f"small.{sys.argv[2]}")
-before, began = peak(), time.monotonic()
+before = peak()
 rows = read(f"large.{sys.argv[2]}")
-print(json.dumps([len(rows), time.monotonic() - began, peak() - before]))
+print(json.dumps([len(rows), peak() - before]))
 """
 
 
@@ -817,20 +817,19 @@ def write_songs(folder: Path, name: str, kind: str, rows: list[dict[str, Any]]) 
 )
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "sql"])
 @pytest.mark.usefixtures("sqlite")
-def test_ten_thousand_rows_are_read_in_seconds_and_little_memory(
+def test_ten_thousand_rows_are_read_in_little_memory(
     kind: str, characters: int, megabytes: float, tmp_path: Path
 ) -> None:
-    """10,000 rows take less than 5 s, and little more memory than the text that they hold (3 and 40 MB)."""
+    """Little more than the text that they hold, 3 and 40 MB; ``benchmarks/prompt_tables.py`` has seconds."""
     prompt = "la " * (characters // 3)
     rows = [{"prompt_id": f"song {n}", "prompt": f"{n} {prompt}", "style_weight": 0.5} for n in range(10_000)]
     write_songs(tmp_path, "small", kind, rows[:10])
     write_songs(tmp_path, "large", kind, rows)
     command = [sys.executable, "-c", MEASURE, str(tmp_path), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
-    count, seconds, more = json.loads(done.stdout.splitlines()[-1])
+    count, more = json.loads(done.stdout.splitlines()[-1])
 
     assert count == 10_000
-    assert seconds < 5
     assert more < megabytes
 
 
