@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +25,15 @@ HERE = Path(__file__).parent
 
 
 @dataclass
-class World:
+class Airflow:
     """
-    What a benchmark acts on.
+    A running Airflow.
 
-    :param ids: Music tasks that run until the benchmark ends them.
-    :param starts: File to which each worker process of a task adds its task's name.
+    :param starts: File to which each worker process of a task adds a line that begins with the task's name.
     """
 
     stack: Stack
     api: AirflowAPI
-    simulator: SimulatorServer
-    ids: list[str]
     starts: Path
 
     def until(self, what: str, reached: Callable[[], Any], *, patience: float = 300.0) -> float:
@@ -60,18 +57,10 @@ class World:
         """Tell whether several runs have ended."""
         return all(self.api.run_state(*run) in ("success", "failed") for run in runs.items())
 
-    def reads(self) -> list[int]:
-        """Return how often each music task was looked at."""
-        return [self.simulator.state.jobs[id_].reads for id_ in self.ids]
-
-    def finish(self) -> None:
-        """End all music tasks."""
-        for id_ in self.ids:
-            self.simulator.state.finish(id_)
-
     def worker_starts(self) -> Counter[str]:
-        """Return how many worker processes each operator got."""
-        return Counter(self.starts.read_text().split() if self.starts.exists() else [])
+        """Return how many worker processes each task got."""
+        lines = self.starts.read_text().splitlines() if self.starts.exists() else []
+        return Counter(line.split()[0] for line in lines)
 
     def triggerer(self) -> tuple[psutil.Process, psutil.Process]:
         """Return the triggerer's supervisor, and its child that runs the triggers."""
@@ -82,6 +71,50 @@ class World:
     def triggerer_log(self) -> str:
         """Return what the triggerer has printed."""
         return (self.stack.home / "processes" / "triggerer.log").read_text(errors="replace")
+
+
+@dataclass
+class World(Airflow):
+    """
+    An Airflow, and music tasks that run already.
+
+    :param ids: Music tasks that run until the benchmark ends them.
+    """
+
+    simulator: SimulatorServer
+    ids: list[str]
+
+    def reads(self) -> list[int]:
+        """Return how often each music task was looked at."""
+        return [self.simulator.state.jobs[id_].reads for id_ in self.ids]
+
+    def finish(self) -> None:
+        """End all music tasks."""
+        for id_ in self.ids:
+            self.simulator.state.finish(id_)
+
+
+@contextmanager
+def airflow(
+    folder: Path, dags: Path, dag_ids: Iterable[str], settings: Mapping[str, str]
+) -> Iterator[Airflow]:
+    """
+    Start an Airflow; give it when the DAGs are parsed.
+
+    :param folder: For its files; theirs are gone when the benchmark removes it.
+    :param dags: Folder of the DAGs.
+    """
+    starts = folder / "starts"
+    environment = {
+        **IN_A_HURRY,
+        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "BENCHMARK_STARTS": str(starts),
+        **settings,
+    }
+    with Stack(home=folder / "airflow", settings=environment) as stack:
+        yield Airflow(stack, stack.start_with(dag_ids), starts)
+        stack.kill("triggerer")  # it would take ten seconds to say goodbye
 
 
 @contextmanager
@@ -95,14 +128,8 @@ def world(tracks: int, dag_ids: list[str], **extra: Any) -> Iterator[World]:
         ids = [job.task_id for job in jobs if job]
         (folder / "ids.json").write_text(json.dumps(ids))
         environment = {
-            **IN_A_HURRY,
-            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
-            "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
             **connections(simulator.base_url, **extra),
             "BENCHMARK_IDS": str(folder / "ids.json"),
-            "BENCHMARK_STARTS": str(folder / "starts"),
         }
-        with Stack(home=folder / "airflow", settings=environment) as stack:
-            api = stack.start_with(dag_ids)
-            yield World(stack, api, simulator, ids, folder / "starts")
-            stack.kill("triggerer")  # it would take ten seconds to say goodbye
+        with airflow(folder, HERE / "dags", dag_ids, environment) as running:
+            yield World(running.stack, running.api, running.starts, simulator, ids)
