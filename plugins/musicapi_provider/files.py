@@ -52,9 +52,14 @@ def file_system(path: ObjectStoragePath) -> Any:
     return LocalFileSystem()  # fsspec keeps one
 
 
+def is_object_store(path: ObjectStoragePath) -> bool:
+    """Tell whether a path lies in an object store, where objects appear when they are complete."""
+    return path.protocol in OBJECT_STORES
+
+
 def make_folder(folder: ObjectStoragePath) -> None:
     """Make a folder where there are such things; buckets are never made."""
-    if folder.protocol not in OBJECT_STORES:
+    if not is_object_store(folder):
         (local_path(folder) or folder).mkdir(parents=True, exist_ok=True)
 
 

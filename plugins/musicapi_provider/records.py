@@ -84,7 +84,8 @@ class FolderRecords:
         self._folder = folder / PURCHASES
         self._path = self._folder / record_name(prompt_id, fingerprint)
         self._content: bytes | None = None
-        self._is_read = False
+        #: The JSON object in it; ``None``: not read yet.
+        self._known: dict[str, Any] | None = None
         self.place = f"file {self._path}"
 
     def get(self, key: str) -> Any:
@@ -92,25 +93,24 @@ class FolderRecords:
         content = self._read()
         if content is None:
             return None
-        text = content.decode("utf-8", errors="replace")
-        return _object(content).get(key) or text
+        return self._object.get(key) or content.decode("utf-8", errors="replace")
 
     def set(self, key: str, value: dict[str, Any]) -> None:
         """Write the record; a process that dies meanwhile leaves the old one or the new one."""
-        self._put({**_object(self._read()), key: value})
+        self._put({**self._object, key: value})
 
     def delete(self, key: str) -> None:
         """Remove the record, and the file when nothing else is in it."""
-        rest = {name: value for name, value in _object(self._read()).items() if name != key}
+        rest = {name: value for name, value in self._object.items() if name != key}
         if rest:
             self._put(rest)
         else:
             self._guarded(lambda: remove(self._path))
-            self._content = None
+            self._know(None)
 
     def stored_tracks(self, music_task_id: str | None) -> list[dict[str, Any]]:
         """Return the records of the tracks of a music task that are stored; none while they are not."""
-        stored = _object(self._read()).get(STORED_KEY)
+        stored = self._object.get(STORED_KEY)
         if (
             not isinstance(stored, dict)
             or music_task_id is None
@@ -128,12 +128,18 @@ class FolderRecords:
 
     def _read(self) -> bytes | None:
         """Return the file's content, ``None`` without one; read once: nobody else writes it meanwhile."""
-        if not self._is_read:
+        if self._known is None:
             self._know(self._guarded(lambda: bytes_of(self._path)))
         return self._content
 
+    @property
+    def _object(self) -> dict[str, Any]:
+        """The JSON object in the file; an empty one where there is none."""
+        self._read()
+        return self._known or {}
+
     def _know(self, content: bytes | None) -> None:
-        self._content, self._is_read = content, True
+        self._content, self._known = content, _parsed(content)
 
     def _put(self, value: Mapping[str, Any]) -> None:
         content = json.dumps(value).encode()
@@ -163,7 +169,7 @@ def read_records(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> 
     return found
 
 
-def _object(content: bytes | None) -> dict[str, Any]:
+def _parsed(content: bytes | None) -> dict[str, Any]:
     """Return the JSON object in a file, an empty one where there is none."""
     try:
         value = json.loads(content or b"")

@@ -21,6 +21,7 @@ from musicapi_provider.settings import MAX_RETRY_AFTER
 from musicapi_provider.verdict import State, Verdict, conclude, judge, judge_error
 
 if TYPE_CHECKING:
+    from musicapi_provider.async_client import MusicAPIAsyncClient
     from musicapi_provider.client import MusicAPIClient
     from musicapi_provider.models import MusicTask, Track
 
@@ -189,6 +190,21 @@ def look(client: MusicAPIClient, wait: Wait) -> None:
         answer: MusicTask | MusicAPIError
         try:
             answer = client.get_task(id_, retry=False)
+        except MusicAPIError as error:
+            answer = error
+        wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)
+
+
+async def look_async(client: MusicAPIAsyncClient, wait: Wait, *, retry: bool = False) -> None:
+    """
+    Look once at every music task that is not final yet; asynchronous twin of :func:`look`.
+
+    :param retry: Repeat on passing failures: for whoever does not look again.
+    """
+    for id_ in wait.pending:
+        answer: MusicTask | MusicAPIError
+        try:
+            answer = await client.get_task(id_, retry=retry)
         except MusicAPIError as error:
             answer = error
         wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)

@@ -36,6 +36,7 @@ from musicapi_provider.waiting import (
     Wait,
     doubts_from,
     look,
+    look_async,
     wait_for_tracks,
 )
 from tests.conftest import QUICK
@@ -353,17 +354,6 @@ def told(verdict: Verdict) -> tuple[Any, ...]:
         *(verdict.state, verdict.tracks, verdict.failures, verdict.patience, verdict.retry_after),
         *(type(verdict.error), text),
     )
-
-
-async def look_async(client: MusicAPIAsyncClient, wait: Wait) -> None:
-    """Look once with the asynchronous client, as the shared poller does."""
-    for id_ in wait.pending:
-        answer: MusicTask | MusicAPIError
-        try:
-            answer = await client.get_task(id_, retry=False)
-        except MusicAPIError as error:
-            answer = error
-        wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)
 
 
 async def look_with_both(

@@ -85,6 +85,16 @@ def policy_of(value: Any) -> UnknownOutcome:
         )
 
 
+def check_policy(value: Any) -> None:
+    """
+    Refuse a policy that is none, unless it is a template: a slip must not wait for the bad day.
+
+    :raises ValueError: said when the DAG is parsed.
+    """
+    if isinstance(value, str) and "{" not in value:
+        UnknownOutcome(value)
+
+
 def seconds_of(name: str, value: timedelta | float) -> float:
     """
     Return seconds.

@@ -24,7 +24,7 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import MusicAPIListenLink
-from musicapi_provider.operators.arguments import folder_of, policy_of, seconds_of
+from musicapi_provider.operators.arguments import check_policy, folder_of, policy_of, seconds_of
 from musicapi_provider.records import FolderRecords, TaskStateRecords
 from musicapi_provider.settings import DEFAULT_CONN_ID
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
@@ -33,7 +33,6 @@ from musicapi_provider.submission import (
     UNKNOWN,
     Standing,
     Submitted,
-    UnknownOutcome,
     adopt,
     fingerprint_of,
     generation_of,
@@ -227,8 +226,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.fail_on_partial = fail_on_partial
         self.include_lyrics = include_lyrics
         self.adopt_music_task_id = adopt_music_task_id
-        if isinstance(on_unknown_outcome, str) and "{" not in on_unknown_outcome:
-            UnknownOutcome(on_unknown_outcome)  # a slip must not wait for the bad day
+        check_policy(on_unknown_outcome)
         self.on_unknown_outcome = on_unknown_outcome
         self.records = records
         self.force_new = force_new

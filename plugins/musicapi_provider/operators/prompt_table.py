@@ -26,6 +26,7 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.operators.arguments import (
+    check_policy,
     flag_of,
     folder_of,
     mapping_of,
@@ -54,7 +55,7 @@ from musicapi_provider.prompt_table.plan import (
 from musicapi_provider.prompt_table.run import TableRun
 from musicapi_provider.settings import DEFAULT_CONN_ID
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
-from musicapi_provider.submission import NOT_SUBMITTED, UNKNOWN, UnknownOutcome, generation_of
+from musicapi_provider.submission import NOT_SUBMITTED, UNKNOWN, generation_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -177,8 +178,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
         self.max_in_flight = max_in_flight
         self.max_credits = max_credits
         self.settle = settle
-        if isinstance(on_unknown_outcome, str) and "{" not in on_unknown_outcome:
-            UnknownOutcome(on_unknown_outcome)  # a slip must not wait for the bad day
+        check_policy(on_unknown_outcome)
         self.on_unknown_outcome = on_unknown_outcome
         self.min_success = min_success
         self.timeout = seconds_of("timeout", timeout)

@@ -33,13 +33,14 @@ from musicapi_provider.files import patiently
 from musicapi_provider.poller import Poller
 from musicapi_provider.prompt_table.buyer import Buyer, give_up, record_of, see_to_record
 from musicapi_provider.prompt_table.plan import STORED
+from musicapi_provider.storage import records_of
 from musicapi_provider.submission import SUBMITTED
-from musicapi_provider.waiting import Wait
+from musicapi_provider.waiting import Wait, look_async
 
 if TYPE_CHECKING:
     from musicapi_provider.async_client import MusicAPIAsyncClient
     from musicapi_provider.client import MusicAPIClient
-    from musicapi_provider.models import MusicTask, Track
+    from musicapi_provider.models import Track
     from musicapi_provider.prompt_table.buyer import TableSettings
     from musicapi_provider.storage import TrackStore
 
@@ -181,8 +182,8 @@ class TableRun:
             tracks = None
             while tracks is None:
                 await self._poller.wait(wait, poll_interval=self.settings.poll_interval, at_once=at_once)
-                if wait.pending:
-                    await self._look(wait)
+                # Time is over; it may have ended while nobody looked, as in a long queue.
+                await look_async(self._poller.client, wait, retry=True)
                 tracks = wait.tracks(fail_on_partial=self.settings.fail_on_partial)
             self._storing += 1
             try:
@@ -192,17 +193,6 @@ class TableRun:
             self._unstored_in_a_row = 0
         except MusicAPIError as error:
             self._not_collected(entry, error)
-
-    async def _look(self, wait: Wait) -> None:
-        """Look once more when time is over: it may have ended while nobody looked, as in a long queue."""
-        client = self._poller.client
-        for id_ in wait.pending:
-            answer: MusicTask | MusicAPIError
-            try:
-                answer = await client.get_task(id_)
-            except MusicAPIError as error:
-                answer = error
-            wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)
 
     async def _store_in_thread(self, entry: dict[str, Any], tracks: Sequence[Track]) -> None:
         for pause in MEDIA_PAUSES:
@@ -274,17 +264,13 @@ def store_each(
 
     :raises MusicAPIStorageError: names every track that is missing, and why.
     """
-    records, errors = [], []
+    outcomes: list[dict[str, Any] | Exception] = []
     for track in tracks:
         try:
-            records.append(store(track))
+            outcomes.append(store(track))
         except MusicAPIStorageError as error:
-            errors.append(error.message)
-    if errors:
-        raise MusicAPIStorageError(
-            f"{len(errors)} tracks could not be stored, {len(records)} are: {' '.join(errors)}"
-        )
-    return records
+            outcomes.append(error)
+    return records_of(outcomes)
 
 
 def _rounded(seconds: float) -> str:

@@ -5,6 +5,6 @@ Tracks in object storage.
 ``partial`` gives a file its name when it is whole, ``tags`` and ``index`` describe.
 """
 
-from musicapi_provider.storage.tracks import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
+from musicapi_provider.storage.tracks import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore, records_of
 
-__all__ = ["DEFAULT_CONCURRENCY", "DEFAULT_MAX_BYTES", "TrackStore"]
+__all__ = ["DEFAULT_CONCURRENCY", "DEFAULT_MAX_BYTES", "TrackStore", "records_of"]

@@ -14,8 +14,8 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from musicapi_provider.files import contents_of, list_names
-from musicapi_provider.storage.partial import Leftovers, is_object_store, put
+from musicapi_provider.files import contents_of, is_object_store, list_names
+from musicapi_provider.storage.partial import Leftovers, put
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

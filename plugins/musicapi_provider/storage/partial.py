@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from musicapi_provider.files import OBJECT_STORES, file_system, list_names, make_folder
+from musicapi_provider.files import file_system, is_object_store, list_names, make_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -28,11 +28,6 @@ BLOCK = 8 * 1024 * 1024
 #: Bytes read at a time to look into a file: it is short looks at its two ends.
 READ_BLOCK = 256 * 1024
 _S3 = frozenset({"s3", "s3a", "s3n"})
-
-
-def is_object_store(path: ObjectStoragePath) -> bool:
-    """Tell whether a path lies in an object store, where objects appear when they are complete."""
-    return path.protocol in OBJECT_STORES
 
 
 class PartFile:

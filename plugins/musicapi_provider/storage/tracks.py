@@ -148,14 +148,7 @@ class TrackStore:
             outcomes = [attempt(track) for track in todo]
         else:
             outcomes = self._at_once(attempt, todo)
-        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-        records = [outcome for outcome in outcomes if isinstance(outcome, dict)]
-        if errors:
-            raise MusicAPIStorageError(
-                f"{len(errors)} tracks could not be stored, {len(records)} are: "
-                f"{' '.join(_words(error) for error in errors)}"
-            ) from errors[0]
-        return records
+        return records_of(outcomes)
 
     def _at_once(
         self, attempt: Callable[[Mapping[str, Any]], Any], todo: list[Mapping[str, Any]]
@@ -307,6 +300,22 @@ class TrackStore:
             return None
         with self._fresh_lock:  # a client is for one thread at a time
             return self.fresh_tracks(music_task_id)
+
+
+def records_of(outcomes: Sequence[dict[str, Any] | Exception]) -> list[dict[str, Any]]:
+    """
+    Return the records of tracks that were all tried.
+
+    :raises MusicAPIStorageError: names every track that is missing, and why.
+    """
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    records = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+    if errors:
+        raise MusicAPIStorageError(
+            f"{len(errors)} tracks could not be stored, {len(records)} are: "
+            f"{' '.join(_words(error) for error in errors)}"
+        ) from errors[0]
+    return records
 
 
 def _words(error: Exception) -> str:
