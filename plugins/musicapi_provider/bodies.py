@@ -87,6 +87,10 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 _TRUE = frozenset({"true", "yes", "1", "on"})
 _FALSE = frozenset({"false", "no", "0", "off"})
+#: Fields that say what was ordered; the first given one counts.
+_PROMPTS = ("prompt", "gpt_description_prompt", "lyrics", "title")
+#: Characters of a name in a log line.
+_NAME_LENGTH = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,3 +295,16 @@ def _wrong_numbers(body: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def prompt_of(body: Any) -> str | None:
+    """Return the words that a request body orders music with; the title counts where there are no others."""
+    if not isinstance(body, Mapping):
+        return None
+    return next((str(body[name]) for name in _PROMPTS if body.get(name)), None)
+
+
+def name_of(body: Mapping[str, Any]) -> str:
+    """Return a short name for a log line, on one line: title, else the first words, else the operation."""
+    words = " ".join(str(body.get("title") or prompt_of(body) or body.get("task_type")).split())
+    return words if len(words) <= _NAME_LENGTH else f"{words[:_NAME_LENGTH].rstrip()} ..."

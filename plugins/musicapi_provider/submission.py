@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import tenacity
 
+from musicapi_provider.bodies import name_of
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
     MusicAPIAuthError,
@@ -456,7 +457,11 @@ def _buy(
 ) -> Record:
     before = ledger.get(fingerprint)
     ledger.put(fingerprint, intent)
-    log.info("Submitting %s to %s", body.get("title") or body.get("task_type"), client.settings.base_url)
+    log.info(
+        "Submitting %s (%s, %s) to %s; the balance is %s",
+        *(name_of(body), body.get("task_type"), body.get("mv")),
+        *(client.settings.base_url, _credits(intent.balance)),
+    )
     try:
         music_task_id = client.create(body)
     except MusicAPIError as error:

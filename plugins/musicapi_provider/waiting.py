@@ -34,6 +34,8 @@ UNKNOWN_TASK_GRACE = 60.0
 FIRST_LINE = 30.0
 #: Seconds between looks that nothing undercuts, so that no answer and no setting makes a tight loop.
 MIN_PAUSE = 0.05
+#: Tracks that a log line names; of more it gives the count.
+_FEW = 4
 
 #: Epoch seconds since which answers are doubtful, and the patience that this kind of doubt has: a list,
 #: since it goes through JSON.
@@ -120,7 +122,8 @@ class Wait:
         for failure in failures:
             log.warning("Not among the results: %s", failure)
         if not self.quiet:
-            log.info("%d tracks of %d music tasks are ready", len(tracks), len(self.verdicts))
+            names = f": {', '.join(map(_name_of, tracks))}" if len(tracks) <= _FEW else ""
+            log.info("%d tracks of %d music tasks are ready%s", len(tracks), len(self.verdicts), names)
         return tracks
 
     def delay(self, poll_interval: float | None) -> float:
@@ -176,6 +179,11 @@ class Wait:
             f"(last look: {self.verdicts[pending[0]].reason}).",
             music_task_id=pending[0] if len(pending) == 1 else None,
         )
+
+
+def _name_of(track: Track) -> str:
+    title = " ".join((track.title or track.clip_id or "untitled").split())
+    return title if track.duration is None else f"{title} ({track.duration:.0f} s)"
 
 
 def look(client: MusicAPIClient, wait: Wait) -> None:

@@ -16,7 +16,9 @@ from musicapi_provider.bodies import (
     check_body,
     complete_body,
     length,
+    name_of,
     parse_value,
+    prompt_of,
     refuse,
     require_valid,
     typed_fields,
@@ -487,3 +489,33 @@ def test_no_value_makes_the_check_raise(name: str, value: Any) -> None:
         completed = complete_body(body | {name: value})
 
         assert all(str(problem) for problem in check_body(completed))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"prompt": "La", "title": "x"}, "La"),
+        ({"gpt_description_prompt": "a song"}, "a song"),
+        ({"lyrics": "La"}, "La"),
+        ({"title": "Rain", "tags": "pop"}, "Rain"),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_prompt_of_a_body(body: Any, expected: str | None) -> None:
+    """The words that it orders music with."""
+    assert prompt_of(body) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"prompt": "La", "title": "Rain"}, "Rain"),
+        ({"gpt_description_prompt": "a song\n about   rain"}, "a song about rain"),
+        ({"prompt": "x" * 61}, "x" * 60 + " ..."),
+        ({"task_type": "concat_music"}, "concat_music"),
+    ],
+)
+def test_name_of_a_body_is_short_and_on_one_line(body: dict[str, Any], expected: str) -> None:
+    """A log line is no place for lyrics."""
+    assert name_of(body) == expected

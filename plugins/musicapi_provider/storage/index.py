@@ -1,8 +1,9 @@
 """
-``index.csv`` beside the tracks: what a folder holds, for people with a spreadsheet.
+``index.csv`` beside the tracks: what a folder holds, for people with a spreadsheet and for the tracks page.
 
 It is a cache of the sidecars: one listing tells which rows to add or drop, and only new sidecars are read.
-Two writers at once may lose each other's rows; the next run finds them missing.
+Writers at once may overwrite each other's rows. So each looks again after it has written, until there is
+nothing to write: whoever comes last has then seen what all others stored.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from musicapi_provider.bodies import prompt_of
 from musicapi_provider.files import contents_of, is_object_store, list_names
 from musicapi_provider.storage.partial import Leftovers, put
 
@@ -23,18 +27,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INDEX = "index.csv"
+#: ``duration``: seconds. ``credits``: expected ones of the whole music task, all its takes together.
+#: ``dag_id``, ``run_id``: who stored it. ``picked_by``: the person who chose this take.
 COLUMNS = (
-    *("title", "prompt_id", "duration", "file", "cover"),
-    *("music_task_id", "clip_id", "stored_at", "prompt"),
+    *("title", "prompt_id", "duration", "credits", "file", "cover", "music_task_id", "clip_id", "stored_at"),
+    *("dag_id", "run_id", "picked_by", "prompt"),
 )
-#: Fields of a request body that say what was ordered, the first given one counts.
-_PROMPTS = ("prompt", "gpt_description_prompt", "lyrics", "title")
+_ABOUT = ("credits", "dag_id", "run_id", "picked_by")
+_FILE, _COVER, _CLIP_ID, _STORED_AT = map(COLUMNS.index, ("file", "cover", "clip_id", "stored_at"))
 #: Sidecars read at a time: bounds memory, and lets object storages answer many at once.
 _BATCH = 500
 #: A spreadsheet takes no longer cells.
 _LONGEST_CELL = 32_000
-#: With these a cell is a formula to a spreadsheet, which may run commands and send data away.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: A cell that begins so is a formula to a spreadsheet, which may run commands and send data away. An
+#: apostrophe before it makes it text; those that are there already count, so that ours can be told from them.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_ESCAPED = re.compile(r"'+[=+\-@\t\r]")
+#: Rounds of looking again after writing; under load two or three are needed.
+_ROUNDS = 20
 
 Row = tuple[str, ...]
 
@@ -46,27 +56,38 @@ def update_index(folder: ObjectStoragePath, rewritten: Collection[str] = ()) -> 
     :param rewritten: Clips whose sidecars this process has written, so that their rows may be old.
     """
     path = folder / INDEX
-    names = list_names(folder)
-    before = contents_of(folder, [INDEX]).get(INDEX, b"") if INDEX in names else b""
-    rows = {row[6]: row for row in _rows_of(before) if _is_current(row, names) and row[6] not in rewritten}
+    for round_ in range(_ROUNDS):
+        names = list_names(folder)
+        before = contents_of(folder, [INDEX]).get(INDEX, b"") if INDEX in names else b""
+        content = _index_of(folder, names, before, rewritten)
+        if content == before:
+            break
+        if round_ == 0 and not is_object_store(path):
+            Leftovers(folder).remove(path.stem)  # of killed writers
+        with suppress(
+            FileNotFoundError
+        ):  # another writer has just cleaned up: the next round is for that, too
+            put(path, content)
+    return path
+
+
+def read_index(content: bytes) -> list[dict[str, str]]:
+    """Return an index's rows by column; none of one that is damaged, or that another version has written."""
+    return [dict(zip(COLUMNS, map(_text_of, row), strict=True)) for row in _rows_of(content)]
+
+
+def _index_of(
+    folder: ObjectStoragePath, names: Collection[str], before: bytes, rewritten: Collection[str]
+) -> bytes:
+    """Return what the index should be, by a listing and what it was."""
+    kept = (row for row in _rows_of(before) if _is_current(row, names) and row[_CLIP_ID] not in rewritten)
+    rows = {row[_CLIP_ID]: row for row in kept}
     missing = [name for name in names if name.endswith(".json") and name[:-5] not in rows]
     for start in range(0, len(missing), _BATCH):
         for name, content in contents_of(folder, missing[start : start + _BATCH]).items():
             if (row := _row_of(name[:-5], content, names)) is not None:
-                rows[row[6]] = row
-    content = _csv(sorted(rows.values(), key=lambda row: (row[7], row[6])))
-    if content != before:
-        _put(path, content)
-    return path
-
-
-def _put(path: ObjectStoragePath, content: bytes) -> None:
-    if not is_object_store(path):
-        Leftovers(path.parent).remove(path.stem)
-    try:
-        put(path, content)
-    except FileNotFoundError:  # another run cleans up, too
-        put(path, content)
+                rows[row[_CLIP_ID]] = row
+    return _csv(sorted(rows.values(), key=lambda row: (row[_STORED_AT], row[_CLIP_ID])))
 
 
 def _rows_of(content: bytes) -> list[Row]:
@@ -84,7 +105,7 @@ def _rows_of(content: bytes) -> list[Row]:
 
 def _is_current(row: Row, names: Collection[str]) -> bool:
     """Tell whether a row still agrees with the listing; a cover that came later makes it old."""
-    file, cover, clip_id = row[3], row[4], row[6]
+    file, cover, clip_id = row[_FILE], row[_COVER], row[_CLIP_ID]
     if f"{clip_id}.json" not in names or file not in names:
         return False
     return cover in names if cover else _cover_of(clip_id, names) is None
@@ -105,6 +126,7 @@ def _row_of(clip_id: str, content: bytes, names: Collection[str]) -> Row | None:
             return None
         cells = {
             **{name: sidecar.get(name) for name in COLUMNS},
+            **{name: about.get(name) for name in _ABOUT},
             "file": file,
             "cover": cover if cover in names else "",
             "prompt": about.get("prompt") or prompt_of(about.get("body")),
@@ -114,20 +136,17 @@ def _row_of(clip_id: str, content: bytes, names: Collection[str]) -> Row | None:
     return tuple(_cell(cells[name]) for name in COLUMNS)
 
 
-def prompt_of(body: Any) -> str | None:
-    """Return the words that a request body orders music with."""
-    if not isinstance(body, Mapping):
-        return None
-    return next((str(body[name]) for name in _PROMPTS if body.get(name)), None)
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, (int, float)):
-        return str(value)
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
     text = str(value)[:_LONGEST_CELL]
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _text_of(cell: str) -> str:
+    return cell[1:] if _ESCAPED.match(cell) else cell
 
 
 def _csv(rows: list[Row]) -> bytes:

@@ -23,6 +23,11 @@ class Kind:
     name: str
     magic: tuple[tuple[re.Pattern[bytes], str], ...]
 
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """All suffixes that files of this kind have."""
+        return tuple(suffix for _, suffix in self.magic)
+
     def suffix_of(self, head: bytes) -> str | None:
         """Return the suffix that the first 16 bytes stand for."""
         return next((suffix for pattern, suffix in self.magic if pattern.match(head)), None)

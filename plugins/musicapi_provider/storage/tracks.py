@@ -126,11 +126,17 @@ class TrackStore:
     # -- tracks --------------------------------------------------------------------------------------------
 
     def store_all(
-        self, tracks: Iterable[Mapping[str, Any]], *, about: Mapping[str, Any] | None = None
+        self,
+        tracks: Iterable[Mapping[str, Any]],
+        *,
+        about: Mapping[str, Any] | None = None,
+        orders: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[dict[str, Any]]:
         """
         Store every track that can be stored, some at a time, then fail if one could not.
 
+        :param about: As in :meth:`store`, the same for all.
+        :param orders: What a sidecar shall tell of its track's music task beside that, by its id.
         :return: their records, in the order of the tracks.
         :raises MusicAPIStorageError: names every track that is missing, and why.
         """
@@ -139,7 +145,8 @@ class TrackStore:
 
         def attempt(track: Mapping[str, Any]) -> dict[str, Any] | Exception:
             try:
-                return self._store(track, about or {}, leftovers)
+                ordered = (orders or {}).get(str(track.get("music_task_id")), {})
+                return self._store(track, {**ordered, **(about or {})}, leftovers)
             except Exception as error:  # noqa: BLE001 - whatever a storage raises must not keep the others out
                 log.error("Clip %s is not stored: %s", track.get("clip_id"), _words(error))  # noqa: TRY400
                 return error
@@ -177,9 +184,7 @@ class TrackStore:
     def _store(
         self, track: Mapping[str, Any], about: Mapping[str, Any], leftovers: Leftovers
     ) -> dict[str, Any]:
-        clip_id = track.get("clip_id")
-        if not isinstance(clip_id, str) or not _SAFE_ID.fullmatch(clip_id):
-            raise MusicAPIStorageError(f"clip_id {clip_id!r} cannot name a file.")
+        clip_id = checked_clip_id(track.get("clip_id"))
         try:
             with self._clip_locks[clip_id]:
                 sidecar = self._sidecar(clip_id, track, about, leftovers)
@@ -188,8 +193,7 @@ class TrackStore:
                 f"Clip {clip_id}: the storage {self.folder} refuses ({type(error).__name__}: {error}).",
                 next_step="check the storage and the rights of its connection, then clear the store task.",
             ) from error
-        record = {name: value for name, value in sidecar.items() if name not in _BESIDE_RECORD}
-        return {**record, **_prompt_id(about)}
+        return {**record_of(sidecar), **_prompt_id(about)}
 
     def _sidecar(
         self, clip_id: str, track: Mapping[str, Any], about: Mapping[str, Any], leftovers: Leftovers
@@ -200,7 +204,9 @@ class TrackStore:
         if sidecar is None:
             leftovers.remove(clip_id)
             sidecar = self._fetch(clip_id, track, about, source)
-            log.info("Stored clip %s: %s (%d bytes)", clip_id, sidecar["uri"], sidecar["bytes"])
+            title = " ".join(str(sidecar["title"] or "").split())
+            size, seconds = sidecar["bytes"], sidecar["duration"] or 0
+            log.info("Stored %s (%.0f s, %d bytes): %s", title or clip_id, seconds, size, sidecar["uri"])
         elif self.store_cover and track.get("image_url") and "cover_uri" not in sidecar:
             if cover := self._cover(clip_id, source):
                 sidecar = {**sidecar, "cover_uri": str(cover)}
@@ -300,6 +306,22 @@ class TrackStore:
             return None
         with self._fresh_lock:  # a client is for one thread at a time
             return self.fresh_tracks(music_task_id)
+
+
+def checked_clip_id(value: Any) -> str:
+    """
+    Return a clip id that can name a file.
+
+    :raises MusicAPIStorageError: it cannot.
+    """
+    if isinstance(value, str) and _SAFE_ID.fullmatch(value):
+        return value
+    raise MusicAPIStorageError(f"clip_id {value!r} cannot name a file.")
+
+
+def record_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tasks hand on of a stored track: its sidecar without the details."""
+    return {name: value for name, value in sidecar.items() if name not in _BESIDE_RECORD}
 
 
 def records_of(outcomes: Sequence[dict[str, Any] | Exception]) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,13 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.storage import index as track_index
-from musicapi_provider.storage.index import COLUMNS, INDEX, prompt_of, update_index
+from musicapi_provider.storage.index import COLUMNS, INDEX, read_index, update_index
+from tests.s3 import s3_bucket
+
+__all__ = ["s3_bucket"]
+
+
+ABOUT = {"body": {"prompt": "La la"}, "credits": 15, "dag_id": "songs", "run_id": "manual__1"}
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def add(tmp_path: Path) -> Callable[..., None]:
             "duration": 61.5,
             "uri": f"s3://a@b/music/{clip_id}.mp3",
             "stored_at": "2026-11-25T12:00:00+00:00",
-            "about": about or {"body": {"prompt": "La la"}},
+            "about": about or ABOUT,
             **changes,
         }
         if cover:
@@ -80,11 +88,15 @@ def test_index_holds_a_row_for_each_track(
         "title": "Rain",
         "prompt_id": "row-7",
         "duration": "61.5",
+        "credits": "15",
         "file": "a.mp3",
         "cover": "",
         "music_task_id": "task-1",
         "clip_id": "a",
         "stored_at": "2026-11-25T12:00:00+00:00",
+        "dag_id": "songs",
+        "run_id": "manual__1",
+        "picked_by": "",
         "prompt": "La la",
     }
     assert second["title"] == 'Grüße, 東京\nund "mehr"'
@@ -107,7 +119,7 @@ def test_only_new_sidecars_are_read(
     reads.clear()
     rows = update()
 
-    assert reads == [INDEX, "b.json"]
+    assert reads == [INDEX, "b.json", INDEX]  # and once more, for what others have written meanwhile
     assert [row["clip_id"] for row in rows] == ["a", "b"]
 
 
@@ -210,6 +222,73 @@ def test_text_is_no_formula(
     assert {f"'{text}"} == {once[name] for name in ("title", "prompt_id", "prompt")}
 
 
+@pytest.mark.parametrize(
+    "text", ["=1", "'=1", "''@x", "'Round Midnight", "-", "plain", "'", "", "\n=1", 'a,"b"\r\nc'], ids=repr
+)
+def test_text_is_read_back_as_it_was(
+    text: str, add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path
+) -> None:
+    """The tracks page shows titles and prompts, not what a spreadsheet needs."""
+    add("a", title=text, about={"prompt": text or None})
+    update()
+    (row,) = read_index((tmp_path / INDEX).read_bytes())
+
+    assert (row["title"], row["prompt"]) == (text, text)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"title\r\nRain\r\n", b"\xff\xfe"], ids=["empty", "other", "no text"]
+)
+def test_index_of_another_version_has_no_rows_to_read(content: bytes) -> None:
+    """Its writer makes it anew; until then nothing is shown, and nothing wrong."""
+    assert read_index(content) == []
+
+
+def test_writers_at_once_lose_no_row(add: Callable[..., None], tmp_path: Path) -> None:
+    """Mapped tasks store at the same time; whoever writes last has seen what all others stored."""
+    count = 12
+    barrier = threading.Barrier(count)
+
+    def store(number: int) -> None:
+        barrier.wait()
+        add(f"clip{number}")
+        update_index(ObjectStoragePath(f"file://{tmp_path}"), {f"clip{number}"})
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(store, range(count)))
+    rows = read_index((tmp_path / INDEX).read_bytes())
+
+    assert sorted(row["clip_id"] for row in rows) == sorted(f"clip{number}" for number in range(count))
+
+
+@pytest.mark.parametrize("storage", ["local", "s3"])
+def test_a_writer_that_was_overtaken_looks_again(
+    storage: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one stores and writes between its listing and its writing; neither row is lost."""
+    uri = f"file://{tmp_path}" if storage == "local" else request.getfixturevalue("s3_bucket").uri
+    folder, genuine = ObjectStoragePath(uri), track_index.put
+    overtaking = iter(["second"])
+
+    def put(path: ObjectStoragePath, content: bytes) -> None:
+        for clip in overtaking:
+            store(clip)
+            update_index(folder, {clip})
+        genuine(path, content)
+
+    def store(clip: str) -> None:
+        (folder / f"{clip}.mp3").write_bytes(b"ID3")
+        sidecar = {"clip_id": clip, "uri": f"{uri}/{clip}.mp3", "stored_at": "2026", "about": ABOUT}
+        (folder / f"{clip}.json").write_text(json.dumps(sidecar))
+
+    monkeypatch.setattr(track_index, "put", put)
+    store("first")
+    update_index(folder, {"first"})
+    rows = read_index((folder / INDEX).read_bytes())
+
+    assert [row["clip_id"] for row in rows] == ["first", "second"]
+
+
 def test_long_prompt_is_cut(
     add: Callable[..., None], update: Callable[..., list[dict[str, str]]], reads: list[str]
 ) -> None:
@@ -221,22 +300,6 @@ def test_long_prompt_is_cut(
 
     assert len(row["prompt"]) == 32_000
     assert reads == [INDEX]
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"prompt": "La", "title": "x"}, "La"),
-        ({"gpt_description_prompt": "a song"}, "a song"),
-        ({"lyrics": "La"}, "La"),
-        ({"title": "Rain", "tags": "pop"}, "Rain"),
-        ({}, None),
-        (None, None),
-    ],
-)
-def test_prompt_of_a_body(body: Any, expected: str | None) -> None:
-    """The words that it orders music with."""
-    assert prompt_of(body) == expected
 
 
 def test_killed_writer_leaves_the_old_index_and_is_cleaned_up_after(
@@ -254,7 +317,7 @@ def test_killed_writer_leaves_the_old_index_and_is_cleaned_up_after(
 def test_update_of_a_large_index_reads_what_is_new(
     add: Callable[..., None], update: Callable[..., list[dict[str, str]]], tmp_path: Path, reads: list[str]
 ) -> None:
-    """2,000 sidecars, ten of them new: a listing, one read of the index, ten of sidecars."""
+    """2,000 sidecars, ten of them new: ten are read, and the index twice."""
     add("sample", about={"prompt": "x" * 300})
     sidecar = (tmp_path / "sample.json").read_text()
     for number in range(2_000):
@@ -266,4 +329,4 @@ def test_update_of_a_large_index_reads_what_is_new(
     reads.clear()
     update_index(ObjectStoragePath(f"file://{tmp_path}"))
 
-    assert len(reads) == 11
+    assert len(reads) == 12

@@ -1,0 +1,79 @@
+"""
+What a person decides about stored tracks: this take is the one, that take may go.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from musicapi_provider.exceptions import MusicAPIStorageError
+from musicapi_provider.files import bytes_of, remove
+from musicapi_provider.storage.index import update_index
+from musicapi_provider.storage.kinds import AUDIO, IMAGE
+from musicapi_provider.storage.partial import put
+from musicapi_provider.storage.tracks import checked_clip_id, record_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+
+def pick_track(
+    folder: ObjectStoragePath, clip_id: str, *, picked_by: str, instead_of: Iterable[str] = ()
+) -> dict[str, Any]:
+    """
+    Write down who has picked a stored track: ``picked_by`` and ``picked_at`` in its sidecar, and the index.
+
+    Doing it again changes nothing.
+
+    :param instead_of: Clips that were not picked: what an earlier choice has written there is taken back.
+    :return: The track's record, as :class:`~musicapi_provider.storage.TrackStore` returns it.
+    :raises MusicAPIStorageError: no such track is stored in the folder.
+    """
+    sidecar = _sidecar(folder, clip_id)
+    if sidecar is None:
+        raise MusicAPIStorageError(
+            f"Clip {clip_id} is not stored in {folder}, so it cannot be picked.",
+            next_step="clear the store task, which is free, then this one.",
+        )
+    others = list(instead_of)
+    for other in others:
+        if (unpicked := _sidecar(folder, other)) is not None:
+            _write_pick(folder, unpicked, None)
+    _write_pick(folder, sidecar, picked_by)
+    update_index(folder, {clip_id, *others})
+    return record_of(sidecar)
+
+
+def _sidecar(folder: ObjectStoragePath, clip_id: str) -> dict[str, Any] | None:
+    try:
+        sidecar = json.loads(bytes_of(folder / f"{checked_clip_id(clip_id)}.json") or b"")
+    except ValueError:
+        return None
+    return sidecar if isinstance(sidecar, dict) and sidecar.get("clip_id") == clip_id else None
+
+
+def _write_pick(folder: ObjectStoragePath, sidecar: dict[str, Any], picked_by: str | None) -> None:
+    about = dict(sidecar.get("about") or {})
+    if about.get("picked_by") == picked_by:
+        return
+    about.update(picked_by=picked_by, picked_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    put(folder / f"{sidecar['clip_id']}.json", json.dumps({**sidecar, "about": about}, indent=1).encode())
+
+
+def remove_track(folder: ObjectStoragePath, clip_id: str) -> None:
+    """
+    Remove a stored track: sidecar, audio, cover, row of the index. One that is not there is fine.
+
+    The sidecar goes first: a process that dies in between leaves a file that nobody takes for a track, and
+    doing it again removes that, too. What was paid for can be collected again while the API keeps it. Not for
+    rows of a prompt table: their records say that they are stored, and the next run would collect them again.
+
+    :raises MusicAPIStorageError: an id that cannot name a file.
+    """
+    names = [checked_clip_id(clip_id) + suffix for suffix in (".json", *AUDIO.suffixes, *IMAGE.suffixes)]
+    for name in names:
+        remove(folder / name)
+    update_index(folder)
