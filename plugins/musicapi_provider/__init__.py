@@ -4,6 +4,7 @@ Apache Airflow provider for MusicAPI.
 A map of the package; importing it executes nothing. Arrows point one way, from the top to the bottom::
 
     exceptions  models  bodies  costs  verdict  schedule  settings   pure: no Airflow, no I/O
+    xcoms  pages                                XCom keys; addresses on the API server
     answers                                     HTTP answers -> results and errors, the only place
     client  async_client                        requests, aiohttp
     submission  waiting  poller  pace           buy without paying twice; look until done, alone or together
@@ -12,5 +13,6 @@ A map of the package; importing it executes nothing. Arrows point one way, from 
     connection  hooks.musicapi                  Airflow connection -> client
     control_flow  worker_free  retry_policy     errors and waiting -> Airflow's control flow
     operators/  sensors/  triggers/  links      thin edges
+    ui/                                         the tracks page: an Airflow plugin on the API server
     get_provider_info                           what Airflow's provider manager reads
 """

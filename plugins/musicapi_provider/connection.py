@@ -56,10 +56,12 @@ def settings_from(connection: Connection) -> ClientSettings:
     if not key:
         raise MusicAPIConfigurationError(
             f"The Airflow connection {connection.conn_id!r} has no API key.",
-            next_step=f"put the key into the password of {connection.conn_id!r} (Admin > Connections).",
+            next_step="put the key into the connection's password (Admin > Connections).",
         )
     if not key.isascii() or any(char.isspace() for char in key):
-        raise _unusable(connection, "password", "must be one key without blanks or special characters")
+        raise _unusable(
+            connection, "API key (password)", "must be one key without blanks or special characters"
+        )
     return ClientSettings(
         api_key=key,
         base_url=_base_url(connection),
@@ -104,11 +106,13 @@ def _base_url(connection: Connection) -> str:
         parts = urlsplit(host)
         given_port = parts.port
     except ValueError as error:
-        raise _unusable(connection, "host", f"is not a URL ({error})") from error
+        raise _unusable(connection, "Base URL (host)", f"is not a URL ({error})") from error
     if parts.scheme not in ("https", "http") or not _HOST.fullmatch(parts.hostname or ""):
-        raise _unusable(connection, "host", f"must be a http(s) URL, such as {DEFAULT_BASE_URL}")
+        raise _unusable(connection, "Base URL (host)", f"must be a http(s) URL, such as {DEFAULT_BASE_URL}")
     if "@" in parts.netloc:
-        raise _unusable(connection, "host", "must not hold a user or password; the key is the password field")
+        raise _unusable(
+            connection, "Base URL (host)", "must not hold a user or password; the key has its own field"
+        )
     netloc = parts.netloc
     if connection.port and not given_port:  # the UI's Test sends port 0 when it is unset
         netloc = f"{netloc}:{connection.port}"

@@ -24,6 +24,7 @@ from musicapi_provider.exceptions import (
     Spent,
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
+from musicapi_provider.links import MusicAPIMusicTaskLink
 from musicapi_provider.waiting import Wait, look
 
 if TYPE_CHECKING:
@@ -98,13 +99,23 @@ class WaitsForTracks(BaseOperator):
     buys: bool = False
     #: End the task in the triggerer when it succeeds.
     ends_in_triggerer: bool = False
-    #: The result, once there is one; for the extra link.
+    #: For the extra links: what is waited for, and the result, each once there is one.
+    music_task_ids: list[str] | None = None
     collected_tracks: list[dict[str, Any]] | None = None
 
     @cached_property
     def hook(self) -> MusicAPIBaseHook:
         """The hook; made at run time, when templates are rendered."""
         return MusicAPIBaseHook(self.musicapi_conn_id)
+
+    def show_music_tasks(self, context: Context, music_task_ids: Sequence[str]) -> None:
+        """Show the link to the music tasks now: Airflow asks for links when a worker is done waiting."""
+        self.music_task_ids = list(music_task_ids)
+        link = MusicAPIMusicTaskLink()
+        try:
+            context["ti"].xcom_push(key=link.xcom_key, value=link.get_link(self, ti_key=context["ti"]))  # type: ignore[arg-type]
+        except Exception:  # a button is not what a paid task fails by
+            self.log.warning("The link to the music task could not be shown.", exc_info=True)
 
     def look(self, wait: Wait, *, next_look: float) -> list[dict[str, Any]] | None:
         """
@@ -113,6 +124,7 @@ class WaitsForTracks(BaseOperator):
         :param next_look: Seconds to the next look, for the log.
         :raises MusicAPIError: failed, refused, or out of time.
         """
+        self.music_task_ids = list(wait.music_task_ids)
         look(self.hook.client, wait)
         tracks = wait.tracks(fail_on_partial=self.fail_on_partial)
         if tracks is None:
@@ -155,6 +167,7 @@ class WaitsForTracks(BaseOperator):
         """Hand the wait to the triggerer."""
         from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 
+        self.music_task_ids = list(wait.music_task_ids)
         trigger = MusicAPITaskTrigger(
             music_task_ids=wait.music_task_ids,
             musicapi_conn_id=self.musicapi_conn_id,

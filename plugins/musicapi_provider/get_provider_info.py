@@ -30,7 +30,10 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": _modules(
             "musicapi_provider.triggers.musicapi", "musicapi_provider.triggers.prompt_table"
         ),
-        "extra-links": ["musicapi_provider.links.MusicAPIListenLink"],
+        "extra-links": [
+            f"musicapi_provider.links.MusicAPI{name}Link"
+            for name in ("Listen", "Cover", "MusicTask", "Tracks", "Manifest")
+        ],
         "connection-types": [
             {
                 "connection-type": "musicapi",
@@ -55,7 +58,11 @@ def _modules(*modules: str) -> list[dict[str, Any]]:
 
 
 def _fields() -> dict[str, Any]:
-    """Return the form's fields; each is kept in the connection's extra."""
+    """
+    Return the form's fields, the frequent ones first; each is kept in the connection's extra.
+
+    Without schema defaults: Airflow's form would write them into the connection, and freeze them there.
+    """
     return {
         "timeout": {
             "label": "Request time-out",
@@ -72,16 +79,16 @@ def _fields() -> dict[str, Any]:
             "description": "Looks a second, at most, of all tasks that wait in one triggerer; default 10.",
             "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1000},
         },
-        "prices": {
-            "label": "Prices",
-            "description": "JSON object of credits by task_type where yours differ, such as "
-            '{"create_music": 12}; default 15, concat_music 2.',
-            "schema": {"type": ["object", "null"]},
+        "allow_private_media": {
+            "label": "Allow private media hosts",
+            "description": "Let tracks be downloaded from private addresses, such as a media host of your "
+            "own network; default off. The API's own address is always allowed.",
+            "schema": {"type": ["boolean", "null"]},
         },
-        "proxies": {
-            "label": "Proxies",
-            "description": 'JSON object of proxy URLs by scheme, such as {"https": "http://proxy:3128"}.',
-            "schema": {"type": ["object", "null"]},
+        "proxy": {
+            "label": "Proxy",
+            "description": "URL of the proxy, such as http://proxy:3128. A password in it is shown in clear.",
+            "schema": {"type": ["string", "null"]},
         },
         "verify": {
             "label": "Verify certificate",
@@ -93,15 +100,15 @@ def _fields() -> dict[str, Any]:
             "description": "Path of a client certificate with its key on the workers.",
             "schema": {"type": ["string", "null"]},
         },
-        "allow_private_media": {
-            "label": "Allow private media hosts",
-            "description": "Let tracks be downloaded from private addresses, such as a media host of your "
-            "own network; default off. The API's own address is always allowed.",
-            "schema": {"type": ["boolean", "null"]},
+        "prices": {
+            "label": "Prices",
+            "description": "JSON object of credits by task_type where yours differ, such as "
+            '{"create_music": 12}; default 15, concat_music 2.',
+            "schema": {"type": ["object", "null"]},
         },
         "headers": {
             "label": "Headers",
-            "description": "JSON object of further headers for the API.",
+            "description": "JSON object of further headers for the API, shown in clear.",
             "schema": {"type": ["object", "null"]},
         },
     }

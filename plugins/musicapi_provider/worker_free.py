@@ -19,7 +19,13 @@ from airflow.sdk.execution_time.comms import DeleteXCom
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import StartTriggerArgs
 
-from musicapi_provider.links import MusicAPIListenLink, first_audio_url
+from musicapi_provider.links import (
+    MusicAPICoverLink,
+    MusicAPIListenLink,
+    MusicAPIMusicTaskLink,
+    first_url,
+    music_tasks_url,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -114,16 +120,24 @@ async def started(ti: Any) -> float:
 
 
 async def _forget_result(place: Mapping[str, Any]) -> None:
-    """Remove what an earlier try returned, as Airflow does when a try starts on a worker."""
+    """Remove what an earlier try left, as Airflow does when a try starts on a worker."""
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-    for key in ("return_value", MusicAPIListenLink().xcom_key):
+    links = MusicAPIListenLink(), MusicAPICoverLink(), MusicAPIMusicTaskLink()
+    for key in ("return_value", *(link.xcom_key for link in links)):
         await SUPERVISOR_COMMS.asend(DeleteXCom(key=key, **place))
 
 
+async def show_music_tasks(music_task_ids: Sequence[str], conn_id: str, ti: Any) -> None:
+    """Leave the link to the music tasks in XCom, as a worker does when it hands them over."""
+    url = music_tasks_url(ti, conn_id, music_task_ids)
+    await XCom.aset(key=MusicAPIMusicTaskLink().xcom_key, value=url, **_place(ti))
+
+
 async def push_result(tracks: Sequence[dict[str, Any]], ti: Any) -> None:
-    """Leave the result and the link in XCom, as a worker would."""
+    """Leave the result and its links in XCom, as a worker would."""
     place = _place(ti)
     length = len(tracks) if ti.map_index < 0 else None  # for tasks that are mapped over the result
     await XCom.aset(key="return_value", value=list(tracks), _mapped_length=length, **place)
-    await XCom.aset(key=MusicAPIListenLink().xcom_key, value=first_audio_url(list(tracks)), **place)
+    for link in (MusicAPIListenLink(), MusicAPICoverLink()):
+        await XCom.aset(key=link.xcom_key, value=first_url(list(tracks), link.track_key), **place)

@@ -119,7 +119,8 @@ def task_instance() -> MagicMock:
     """Return a task instance of a first try; ``xcom_push`` records."""
     instance = MagicMock(spec=RuntimeTaskInstance)
     instance.max_tries = 0
-    instance.run_id = "manual__1"
+    instance.dag_id, instance.run_id, instance.task_id = "songs", "manual__1", "task"
+    instance.map_index = -1
     instance.get_first_reschedule_date.return_value = None
     return instance
 

@@ -7,6 +7,7 @@ Importing HttpHook brings aiohttp: 0.08 s of CPU in every worker process, of whi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,7 +20,7 @@ from airflow.sdk.log import amask_secret, mask_secret
 from musicapi_provider.async_client import MusicAPIAsyncClient
 from musicapi_provider.client import MusicAPIClient, new_session
 from musicapi_provider.connection import settings_from
-from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIError
+from musicapi_provider.exceptions import MusicAPIAuthError, MusicAPIConfigurationError, MusicAPIError
 from musicapi_provider.settings import DEFAULT_CONN_ID, ClientSettings, RetrySettings
 from musicapi_provider.verdict import State, judge
 from musicapi_provider.waiting import wait_for_tracks
@@ -247,10 +248,39 @@ class MusicAPIBaseHook(BaseHook):
         return await (await self.aclient()).request(method, path, json=json, params=params)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Read the balance, which is free; called by the Test button."""
+        """
+        Read the balance, which is free; called by the Test button, which has somebody waiting for it.
+
+        :return: Whether it worked, and the balance, or which of key, base URL and network is wrong.
+        """
         try:
-            credits = self.get_credits()
+            client = MusicAPIClient(
+                self.settings, session=self.get_conn(), retries=self._retries or RetrySettings(attempts=2)
+            )
+            credits = client.get_credits()
         except MusicAPIError as error:
-            return False, str(error)
+            # Airflow tests under a random name, which nobody knows.
+            named = rf"(The )?(?:the )?(?:Airflow )?connection {re.escape(repr(self.musicapi_conn_id))}"
+            return False, re.sub(
+                named, lambda found: "This connection" if found[1] else "this connection", _why_not(error)
+            )
         extra = f" and {credits.extra_credits:g} extra credits" if credits.extra_credits else ""
         return True, f"Connected to {self.settings.base_url}. Balance: {credits.credits:g} credits{extra}."
+
+
+def _why_not(error: MusicAPIError) -> str:
+    """Say which of key, base URL and network is wrong, in the form's words; the UI shows it for seconds."""
+    status = error.status_code
+    if isinstance(error, MusicAPIAuthError):
+        return "The API key is wrong: the API does not accept it."
+    if isinstance(error, MusicAPIConfigurationError) and status is None:
+        return error.message
+    if status is None:
+        unknown = "gaierror" in error.message
+        culprit = (
+            "The Base URL is wrong, or its host name is not known here" if unknown else "The network fails"
+        )
+        return f"{culprit}. {error.message}"
+    if status == 429 or status >= 500:
+        return f"The API is there, but cannot say now. {error.message}"
+    return f"The Base URL is wrong. {error.message}"

@@ -4,12 +4,13 @@ The operators: buy music, store tracks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator, conf
 
+from musicapi_provider import xcoms
 from musicapi_provider.bodies import (
     FIELDS,
     MODELS,
@@ -23,7 +24,12 @@ from musicapi_provider.exceptions import (
     MusicAPIInvalidRequestError,
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
-from musicapi_provider.links import MusicAPIListenLink
+from musicapi_provider.links import (
+    MusicAPICoverLink,
+    MusicAPIListenLink,
+    MusicAPIMusicTaskLink,
+    MusicAPITracksLink,
+)
 from musicapi_provider.operators.arguments import check_policy, folder_of, policy_of, seconds_of
 from musicapi_provider.records import FolderRecords, TaskStateRecords
 from musicapi_provider.settings import DEFAULT_CONN_ID
@@ -46,11 +52,6 @@ if TYPE_CHECKING:
 
     from musicapi_provider.submission import SubmissionStore
 
-#: XCom key of the id, pushed before any waiting; the return value may be the tracks.
-MUSIC_TASK_ID_KEY = "music_task_id"
-#: XCom key of what is known of the purchase, pushed before it is sent and after.
-SUBMISSION_KEY = "submission"
-
 #: Operator argument -> field of the request body. One differs: Airflow owns ``task_type``.
 API_FIELDS = {"music_task_type" if name == "task_type" else name: name for name in FIELDS}
 
@@ -61,10 +62,10 @@ class MusicAPICreateOperator(WaitsForTracks):
 
     Returns (XCom) the music task id as a string. With ``wait_for_completion`` it returns the tracks, as
     :class:`~musicapi_provider.sensors.musicapi.MusicAPITaskSensor` does, and the id stands under the key
-    ``music_task_id``. Under the key ``submission`` stands what is known of the purchase: ``state``
-    (``submitted``, ``unknown outcome``, ``not submitted``), ``credits`` (spent, at expected prices; ``None``
-    while nobody knows whether it was paid), ``lost_credits`` (what creates whose answers were lost may have
-    cost beside that) and ``prompt_id``.
+    ``music_task_id``. Under the key ``submission`` stands what is known of the purchase, for a store task:
+    ``state`` (``submitted``, ``unknown outcome``, ``not submitted``), ``music_task_id``, ``credits`` (spent,
+    at expected prices; ``None`` while nobody knows whether it was paid), ``lost_credits`` (what creates whose
+    answers were lost may have cost beside that), ``prompt_id`` and ``body`` (without ``extra_body``).
 
     The body is checked before anything is sent: every wrong field is named with its value and rule. Give the
     fields as arguments, or a whole body as ``body`` (a row of a prompt table). ``task_type`` defaults to
@@ -146,7 +147,7 @@ class MusicAPICreateOperator(WaitsForTracks):
     )
     buys = True
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "json", "extra_body": "json"}
-    operator_extra_links = (MusicAPIListenLink(),)
+    operator_extra_links = (MusicAPIListenLink(), MusicAPICoverLink(), MusicAPIMusicTaskLink())
     ui_color = "#e8def8"
 
     def __init__(
@@ -234,6 +235,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.prompt_id = prompt_id
         self._records: SubmissionStore | None = None
         self._fingerprint: str | None = None
+        self._ordered: dict[str, Any] | None = None
 
     def execute(self, context: Context) -> str | list[dict[str, Any]]:
         """Submit, or collect what an earlier try submitted; then wait if asked to."""
@@ -251,12 +253,14 @@ class MusicAPICreateOperator(WaitsForTracks):
         music_task_id = submitted.music_task_id
         known = Standing(SUBMITTED, music_task_id, submitted.credits, submitted.lost_credits)
         self._push_submission(context, known)
+        self.music_task_ids = [music_task_id]
         if not self.wait_for_completion:
             return music_task_id
         if self.deferrable:
             wait = Wait([music_task_id], self.timeout)
             # What was bought just now cannot be done yet: a look would tell nothing.
             return self.wait_in_triggerer(wait) if submitted.bought else self.look_or_defer(wait)
+        self.show_music_tasks(context, self.music_task_ids)
         with airflow_errors(buys=self.buys):
             tracks = wait_for_tracks(
                 self.hook.client,
@@ -301,14 +305,16 @@ class MusicAPICreateOperator(WaitsForTracks):
 
     def _push_submission(self, context: Context, known: Standing) -> None:
         if known.music_task_id:
-            context["ti"].xcom_push(key=MUSIC_TASK_ID_KEY, value=known.music_task_id)
+            context["ti"].xcom_push(key=xcoms.MUSIC_TASK_ID, value=known.music_task_id)
         about = {
             "state": known.state,
+            "music_task_id": known.music_task_id,
             "credits": known.credits,
             "lost_credits": known.lost_credits,
             "prompt_id": self.prompt_id,
+            "body": self._ordered,
         }
-        context["ti"].xcom_push(key=SUBMISSION_KEY, value=about)
+        context["ti"].xcom_push(key=xcoms.SUBMISSION, value=about)
 
     def _submit(self, context: Context) -> Submitted:
         store: SubmissionStore
@@ -316,8 +322,8 @@ class MusicAPICreateOperator(WaitsForTracks):
             store = self._records = TaskStateRecords(context)
         policy = policy_of(self.on_unknown_outcome)
         adopted = self.adopt_music_task_id is not None
-        body = self._completed_body() if adopted else self.request_body()
-        body |= _mapping("extra_body", self.extra_body)
+        self._ordered = self._completed_body() if adopted else self.request_body()
+        body = self._ordered | _mapping("extra_body", self.extra_body)
         # A folder may serve several APIs over the years. Within a dag run, though, whoever corrects the
         # connection's host must not pay again for that.
         account = self.musicapi_conn_id if self.records is None else self.hook.account
@@ -373,13 +379,21 @@ class MusicAPIStoreTracksOperator(BaseOperator):
     :param max_bytes: Refuse a body larger than this; default 200 MiB, eight minutes of WAV are 90.
     :param concurrency: Downloads at a time.
     :param prompt_id: The prompt table's row that this belongs to (templated).
+    :param submission: What the create knows of the purchase, ``create.output["submission"]``, or a list of
+        such: body and credits of a track's music task go into its sidecar, and so into ``index.csv`` and the
+        tracks page (templated).
     :raises MusicAPIStorageError: a media host's answer is not the audio it should be, or the storage refuses;
         raised after all other tracks are stored.
     """
 
-    template_fields: Sequence[str] = ("tracks", "destination", "musicapi_conn_id", "prompt_id")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"tracks": "json"}
+    template_fields: Sequence[str] = (
+        *("tracks", "destination", "musicapi_conn_id", "prompt_id", "submission"),
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"tracks": "json", "submission": "json"}
+    operator_extra_links = (MusicAPIListenLink(), MusicAPICoverLink(), MusicAPITracksLink())
     ui_color = "#e8def8"
+    #: For the extra links: what is stored, once it is.
+    stored_records: list[dict[str, Any]] | None = None
 
     def __init__(
         self,
@@ -392,6 +406,7 @@ class MusicAPIStoreTracksOperator(BaseOperator):
         max_bytes: int = DEFAULT_MAX_BYTES,
         concurrency: int = DEFAULT_CONCURRENCY,
         prompt_id: str | None = None,
+        submission: Mapping[str, Any] | Sequence[Mapping[str, Any]] | XComArg | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -405,14 +420,18 @@ class MusicAPIStoreTracksOperator(BaseOperator):
         self.max_bytes = max_bytes
         self.concurrency = concurrency
         self.prompt_id = prompt_id
+        self.submission: Any = submission  # mappings once rendered
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Store what is not stored yet and return a record per track."""
         with airflow_errors():
+            tracks, orders = _tracks(self.tracks), _orders(self.submission)
+            folder = folder_of("destination", self.destination)
+            context["ti"].xcom_push(key=xcoms.DESTINATION, value=self.destination.rstrip("/"))
             hook = MusicAPIBaseHook(self.musicapi_conn_id)
             # The client is made here: threads, which may ask for fresh tracks, cannot ask Airflow.
             with TrackStore(
-                folder_of("destination", self.destination),
+                folder,
                 hook.client.settings,
                 max_bytes=self.max_bytes,
                 store_cover=self.store_cover,
@@ -420,10 +439,11 @@ class MusicAPIStoreTracksOperator(BaseOperator):
                 fresh_tracks=hook.fresh_tracks,
                 concurrency=self.concurrency,
             ) as store:
-                records = store.store_all(_tracks(self.tracks), about=self._about(context))
+                records = store.store_all(tracks, about=self._about(context), orders=orders)
                 store.write_index()
         self.log.info("%d tracks are in %s", len(records), self.destination)
         self._tell_outlets(context, records)
+        self.stored_records = records
         return records
 
     def _about(self, context: Context) -> dict[str, Any]:
@@ -457,6 +477,24 @@ def _one_id(value: Any) -> str:
     if len(ids) != 1:
         raise MusicAPIInvalidRequestError(f"adopt_music_task_id: must be one id; got {value!r}.")
     return ids[0]
+
+
+def _orders(value: Any) -> dict[str, dict[str, Any]]:
+    """Return what the submission argument tells of each music task: what was ordered, and what it cost."""
+    found = [] if value is None else [value] if isinstance(value, Mapping) else value
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        found = [found]
+    orders = {}
+    for one in found:
+        if not isinstance(one, Mapping):
+            raise MusicAPIInvalidRequestError(
+                f"submission: must be what a create knows of its purchase; got {str(one)[:60]!r}. "
+                "Nothing was stored yet.",
+                next_step='pass submission=create.output["submission"] (a template makes text of a mapping).',
+            )
+        known = {name: one[name] for name in ("body", "credits", "lost_credits") if one.get(name) is not None}
+        orders[str(one.get("music_task_id"))] = known
+    return orders
 
 
 def _tracks(value: Any) -> list[Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator, ObjectStoragePath, conf
 
+from musicapi_provider import xcoms
 from musicapi_provider.control_flow import DEFAULT_TIMEOUT, airflow_errors
 from musicapi_provider.exceptions import (
     MusicAPIError,
@@ -25,6 +26,7 @@ from musicapi_provider.exceptions import (
     Spent,
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
+from musicapi_provider.links import MusicAPIManifestLink, MusicAPITracksLink
 from musicapi_provider.operators.arguments import (
     check_policy,
     flag_of,
@@ -92,7 +94,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
     Returns (XCom) a small dict: ``manifest`` (URI of the JSON Lines; Parquet lies beside it), ``rows``,
     ``stored``, ``tracks``, ``without_tracks``, ``unknown``, ``postponed``, ``credits`` (spent by this dag
     run, at expected prices), ``lost_credits`` (perhaps spent beside that). Outlets get the same as asset
-    events. If too few rows succeed it stands under the XCom key ``summary``.
+    events. While others run, and if too few rows succeed, it stands under the XCom key ``summary``.
 
     .. note::
         Retries, kills and clears never pay twice in silence: each create has a record before it leaves. A row
@@ -138,6 +140,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
         *("skip_invalid", "max_credits", "settle", "on_unknown_outcome"),
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "settle": "json"}
+    operator_extra_links = (MusicAPITracksLink(), MusicAPIManifestLink())
     ui_color = "#e8def8"
 
     def __init__(
@@ -198,6 +201,8 @@ class MusicAPIPromptTableOperator(BaseOperator):
 
     #: What is under way, for :meth:`on_kill`.
     _run: TableRun | None = None
+    #: For the extra links: the manifest, once there is one.
+    manifest_uri: str | None = None
 
     # -- the task's phases -----------------------------------------------------------------------------------
 
@@ -218,6 +223,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
                 new = [entry for entry in plan if entry["state"] == NOT_SUBMITTED]
                 check_limit(limit, [self.hook.expected_credits(entry["body"]) for entry in new])
         ti = context["ti"]
+        ti.xcom_push(key=xcoms.DESTINATION, value=self.destination.rstrip("/"))
         name = manifest_name(ti.run_id, ti.dag_id, ti.task_id, str(ti.map_index))
         about = {"started": time.time(), "manifest": name}
         return self._go_on(context, plan, about, hand_over=self.deferrable)
@@ -261,19 +267,21 @@ class MusicAPIPromptTableOperator(BaseOperator):
             self.log.info("%d rows to buy, %d in flight", run.to_buy, len(run.in_flight))
             self._run = run
             _run_apart(self._work(run, hand_over=hand_over, look_first=look_first))
+            store.write_index()  # the tracks page shows what is stored while the rest is waited for
             if run.in_flight:
-                self._defer(run, about)
-            store.write_index()
+                self._defer(context, run, about)
         return self._conclude(context, plan, about["manifest"])
 
     async def _work(self, run: TableRun, *, hand_over: bool, look_first: frozenset[str] | None) -> None:
         await run.run(await self.hook.aclient(), hand_over=hand_over, look_first=look_first)
 
-    def _defer(self, run: TableRun, about: Mapping[str, Any]) -> None:
+    def _defer(self, context: Context, run: TableRun, about: Mapping[str, Any]) -> None:
         from musicapi_provider.triggers.prompt_table import MusicAPIPromptTableTrigger
 
         in_flight = run.in_flight
-        write_manifest_file(self._folder, about["manifest"], run.plan, parquet=False)
+        self.manifest_uri = write_manifest_file(self._folder, about["manifest"], run.plan, parquet=False)
+        so_far = {"manifest": self.manifest_uri, **counts_of(run.plan, context["ti"].run_id)}
+        context["ti"].xcom_push(key=xcoms.SUMMARY, value=so_far)
         self.log.info("%s. Waiting in the triggerer.", run.progress())
         now = time.time()
         trigger = MusicAPIPromptTableTrigger(
@@ -366,14 +374,14 @@ class MusicAPIPromptTableOperator(BaseOperator):
             | {"error": entry["error"] or WHY.get(entry["state"])}
             for entry in plan
         ]
-        uri = write_manifest_file(self._folder, name, manifest)
+        uri = self.manifest_uri = write_manifest_file(self._folder, name, manifest)
         summary = {"manifest": uri, **counts_of(manifest, context["ti"].run_id)}
         self.log.info("%s", ", ".join(f"{name} {value}" for name, value in summary.items()))
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra.update({**summary, "destination": self.destination})
         due = summary["rows"] - summary["postponed"]
         if summary["stored"] < math.ceil(self.min_success * due - 1e-9):  # 0.7 * 10 is a little more than 7
-            context["ti"].xcom_push(key="summary", value=summary)  # a failed task returns nothing
+            context["ti"].xcom_push(key=xcoms.SUMMARY, value=summary)  # a failed task returns nothing
             with airflow_errors():
                 raise self._incomplete(plan, summary)
         return summary

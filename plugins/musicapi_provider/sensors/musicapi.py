@@ -14,7 +14,7 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
 from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airflow_errors, checked_ids
-from musicapi_provider.links import MusicAPIListenLink
+from musicapi_provider.links import MusicAPICoverLink, MusicAPIListenLink, MusicAPIMusicTaskLink
 from musicapi_provider.settings import DEFAULT_CONN_ID
 from musicapi_provider.waiting import Doubt, Wait, doubts_from
 
@@ -65,7 +65,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("music_task_id", "musicapi_conn_id", "prompt_id")
-    operator_extra_links = (MusicAPIListenLink(),)
+    operator_extra_links = (MusicAPIListenLink(), MusicAPICoverLink(), MusicAPIMusicTaskLink())
     ui_color = "#e8def8"
 
     def __init__(
@@ -176,4 +176,6 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
             wait.started = first.timestamp()
             wait.doubts = doubts_from(context["task_state_store"].get(DOUBTS_KEY))
             self._remembered = dict(wait.doubts)
+        elif not self.deferrable:
+            self.show_music_tasks(context, wait.music_task_ids)
         return wait

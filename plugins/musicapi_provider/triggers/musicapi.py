@@ -121,7 +121,9 @@ class MusicAPITaskTrigger(BaseTrigger):
         ids: Any = self.music_task_ids
         if self.source is not None:
             ids = await worker_free.ids_from(self.source, self.task_instance)
-        return Wait(checked_ids(ids), self.timeout, await worker_free.started(self.task_instance))
+        wait = Wait(checked_ids(ids), self.timeout, await worker_free.started(self.task_instance))
+        await worker_free.show_music_tasks(wait.music_task_ids, self.musicapi_conn_id, self.task_instance)
+        return wait
 
     async def _outcome(self, wait: Wait) -> dict[str, Any]:
         try:

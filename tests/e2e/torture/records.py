@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicapi_provider.operators.musicapi import MUSIC_TASK_ID_KEY, SUBMISSION_KEY
+from musicapi_provider import xcoms
 from tests.e2e.torture.judge import Row
 from tests.e2e.torture.purchases import DAG_IDS, prompt_of, purchase_name
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.e2e.torture.gate import Torture
 
 #: XCom keys that hold an id; a return value of tracks holds it inside.
-ID_KEYS = (MUSIC_TASK_ID_KEY, "return_value")
+ID_KEYS = (xcoms.MUSIC_TASK_ID, "return_value")
 
 
 def task_states(database: Path, way: str) -> Counter[str]:
@@ -45,7 +45,7 @@ def read_rows(database: Path, torture: Torture, way: str, purchases: int) -> lis
                 booked=tuple(booked.get(prompt_of(way, name), ())),
                 state=states.get(index),
                 collected=frozenset().union(*ids),
-                submission=(xcoms.get((index, SUBMISSION_KEY)) or {}).get("state"),
+                submission=(xcoms.get((index, xcoms.SUBMISSION)) or {}).get("state"),
                 resent=name in torture.ways[way].resent,
             )
         )

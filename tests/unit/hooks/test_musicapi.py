@@ -425,7 +425,7 @@ def test_connection_test_with_a_wrong_key(
     worked, text = MusicAPIHook(retries=QUICK).test_connection()
 
     assert not worked
-    assert "does not accept the key" in text
+    assert text.startswith("The API key is wrong")
     assert KEY not in text + logged.text
 
 
@@ -435,7 +435,7 @@ def test_connection_test_where_nobody_listens(refusing_url: str, connections: Ca
     worked, text = MusicAPIHook(retries=QUICK).test_connection()
 
     assert not worked
-    assert f"Cannot reach {refusing_url}" in text
+    assert text.startswith(f"The network fails. Cannot reach {refusing_url}")
     assert "ClientSettings" not in text
 
 
@@ -452,8 +452,8 @@ def test_connection_test_at_a_web_page(
     worked, text = MusicAPIHook(retries=QUICK).test_connection()
 
     assert not worked
+    assert text.startswith("The Base URL is wrong.")
     assert f"{server.base_url} answered with an HTML page" in text
-    assert DEFAULT_BASE_URL in text
 
 
 def test_connection_test_of_an_unusable_connection(connections: Callable[..., None]) -> None:
@@ -462,7 +462,52 @@ def test_connection_test_of_an_unusable_connection(connections: Callable[..., No
     worked, text = MusicAPIHook().test_connection()
 
     assert not worked
-    assert "has no API key" in text
+    assert text.startswith("This connection has no API key.")
+
+
+def test_connection_test_of_an_unknown_host(connections: Callable[..., None]) -> None:
+    """A slip in the host name is told from a network that fails."""
+    connections(host="https://api.musicapi.invalid")
+    worked, text = MusicAPIHook(retries=QUICK).test_connection()
+
+    assert not worked
+    assert text.startswith(
+        "The Base URL is wrong, or its host name is not known here. Cannot reach https://api.musicapi"
+    )
+
+
+def test_connection_test_at_another_path(
+    simulator: SimulatorServer, connections: Callable[..., None]
+) -> None:
+    """The host is right, its path is not."""
+    connections(host=f"{simulator.base_url}/v2")
+    worked, text = MusicAPIHook(retries=QUICK).test_connection()
+
+    assert not worked
+    assert text.startswith("The Base URL is wrong.")
+
+
+def test_connection_test_while_the_api_has_trouble(
+    simulator: SimulatorServer, connections: Callable[..., None], odd_server: Callable[..., OddServer]
+) -> None:
+    """Neither key nor host is blamed, and nobody waits for long."""
+    server = odd_server(lambda _: (503, {"content-type": "text/plain"}, "busy"))
+    connections(host=server.base_url)
+    worked, text = MusicAPIHook(retries=QUICK).test_connection()
+
+    assert not worked
+    assert text.startswith("The API is there, but cannot say now.")
+
+
+def test_connection_test_does_not_show_airflows_random_name(
+    simulator: SimulatorServer, connections: Callable[..., None]
+) -> None:
+    """The UI tests a copy under a name that nobody knows."""
+    connections("xK3mQ9", host=simulator.base_url)
+    worked, text = MusicAPIHook("xK3mQ9", retries=QUICK).test_connection()
+
+    assert not worked
+    assert "xK3mQ9" not in text
 
 
 def test_connection_test_with_a_missing_certificate_file(

@@ -19,6 +19,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
+from musicapi_provider import xcoms
 from musicapi_provider.bodies import FIELDS
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
@@ -31,10 +32,10 @@ from musicapi_provider.exceptions import (
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.operators.musicapi import (
     API_FIELDS,
-    SUBMISSION_KEY,
     MusicAPICreateOperator,
     MusicAPIStoreTracksOperator,
 )
+from musicapi_provider.storage.index import read_index
 from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 from tests.conftest import QUICK
@@ -539,7 +540,7 @@ def pushed(task_instance: MagicMock, key: str) -> list[Any]:
     """Return the values pushed under a key, in order."""
     calls = task_instance.xcom_push.call_args_list
     values = [call.kwargs["value"] for call in calls if call.kwargs["key"] == key]
-    return [value["state"] if key == SUBMISSION_KEY else value for value in values]
+    return [value["state"] if key == xcoms.SUBMISSION else value for value in values]
 
 
 @pytest.mark.parametrize(
@@ -566,7 +567,7 @@ def test_what_is_known_of_the_purchase_is_pushed(
     with contextlib.suppress(AirflowFailException):
         create_for().execute(context)
 
-    assert expected == pushed(task_instance, SUBMISSION_KEY)
+    assert expected == pushed(task_instance, xcoms.SUBMISSION)
     assert task_instance.xcom_push.call_args.kwargs["value"]["credits"] == credits
     assert ("is bought (about 15 credits)" in logged.text) is (credits == 15)
 
@@ -612,7 +613,7 @@ def test_purchase_of_an_earlier_try_is_never_called_not_submitted(
     with pytest.raises(MusicAPINotSentError):
         create_for().execute(context)
 
-    assert NOT_SUBMITTED not in pushed(task_instance, SUBMISSION_KEY)
+    assert NOT_SUBMITTED not in pushed(task_instance, xcoms.SUBMISSION)
 
 
 # -- waiting -------------------------------------------------------------------------------------------------
@@ -877,9 +878,80 @@ def test_store_keeps_what_is_known_of_the_run(
         "dag_id": "songs",
         "task_id": "store",
         "run_id": "manual__1",
+        "map_index": -1,
     }
     assert index.count("row-7") == 2
     assert {path.suffix for path in tmp_path.iterdir()} == {".mp3", ".json", ".csv"}
+
+
+def test_store_says_where_before_it_stores(
+    tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any], task_instance: MagicMock
+) -> None:
+    """The tracks page finds a folder by this, also when a later track fails the task."""
+    task_instance.xcom_push.reset_mock()
+    task_instance.xcom_push.side_effect = lambda **_: (_ for _ in ()).throw(ConnectionError("stop here"))
+    with pytest.raises(ConnectionError):
+        store_for(tracks, f"{tmp_path}/music/").execute(context)  # type: ignore[arg-type]
+
+    assert task_instance.xcom_push.call_args.kwargs == {
+        "key": xcoms.DESTINATION,
+        "value": f"file://{tmp_path}/music",
+    }
+    assert not (tmp_path / "music").exists()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "a list"])
+def test_what_was_ordered_goes_into_the_sidecar(
+    many: bool,
+    tracks: list[dict[str, Any]],
+    tmp_path: Path,
+    context: dict[str, Any],
+    task_instance: MagicMock,
+) -> None:
+    """The create tells what it bought; the tracks page shows prompt and credits."""
+    calls = [call.kwargs for call in task_instance.xcom_push.call_args_list]
+    submission = [call["value"] for call in calls if call["key"] == xcoms.SUBMISSION][-1]
+    other = {"music_task_id": "other", "body": {"prompt": "not this"}, "credits": 2}
+    store_for(tracks, tmp_path, submission=[other, submission] if many else submission).execute(context)
+    about = json.loads((tmp_path / f"{tracks[0]['clip_id']}.json").read_text())["about"]
+    row = read_index((tmp_path / "index.csv").read_bytes())[0]
+
+    assert submission["music_task_id"] == tracks[0]["music_task_id"]
+    assert about["body"] == submission["body"]
+    assert about["body"]["prompt"] == "La la"
+    assert (about["credits"], row["credits"], row["prompt"]) == (15, "15", "La la")
+    assert (row["dag_id"], row["run_id"]) == ("songs", "manual__1")
+
+
+def test_submission_of_another_purchase_tells_nothing(
+    tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any]
+) -> None:
+    """After a clear, a mapped task may get another row's XCom."""
+    other = {"music_task_id": "other", "body": {"prompt": "not this"}, "credits": 2}
+    store_for(tracks, tmp_path, submission=other).execute(context)
+    about = json.loads((tmp_path / f"{tracks[0]['clip_id']}.json").read_text())["about"]
+
+    assert not {"body", "credits"} & about.keys()
+
+
+@pytest.mark.parametrize("submission", ["{'state': 'submitted'}", 5, ["x"], [None]], ids=repr)
+def test_store_refuses_a_submission_that_is_none(
+    submission: Any, tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any]
+) -> None:
+    """Before anything is downloaded; the text says how to pass it."""
+    with pytest.raises(
+        AirflowFailException, match=r"submission: must be what a create knows .*create\.output"
+    ):
+        store_for(tracks, tmp_path, submission=submission).execute(context)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_extra_body_stays_out_of_xcom(context: dict[str, Any], task_instance: MagicMock) -> None:
+    """It may hold what is nobody's business, such as a webhook's secret."""
+    create_for(extra_body={"webhook_secret": "s3cret"}).execute(context)
+
+    assert "s3cret" not in str(task_instance.xcom_push.call_args_list)
 
 
 def test_store_embeds_tags_and_covers(
@@ -969,7 +1041,7 @@ def test_store_never_sends_the_key_to_the_media_host(
 
 def test_store_templated_fields() -> None:
     """What a DAG may compute."""
-    assert {"tracks", "destination", "musicapi_conn_id", "prompt_id"} == set(
+    assert {"tracks", "destination", "musicapi_conn_id", "prompt_id", "submission"} == set(
         MusicAPIStoreTracksOperator.template_fields
     )
 

@@ -31,6 +31,7 @@ from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
 from musicapi_provider.prompt_table import run as table_run
 from musicapi_provider.prompt_table.manifest import MANIFESTS, read_manifest_file
 from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, STORED
+from musicapi_provider.storage.index import read_index
 from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from tests.conftest import QUICK
 
@@ -138,9 +139,9 @@ def states_of(result: dict[str, Any]) -> dict[str, str]:
 
 
 def summary_of(task_instance: MagicMock) -> dict[str, Any]:
-    """Return the summary that a failed task has pushed."""
-    (call,) = [call for call in task_instance.xcom_push.mock_calls if call.kwargs["key"] == "summary"]
-    return dict(call.kwargs["value"])
+    """Return the summary that a task has pushed last."""
+    calls = [call for call in task_instance.xcom_push.mock_calls if call.kwargs["key"] == "summary"]
+    return dict(calls[-1].kwargs["value"])
 
 
 # -- arguments -----------------------------------------------------------------------------------------------
@@ -305,7 +306,8 @@ def test_table_becomes_tracks(
     assert not [path for path in music.rglob("*") if path.suffix in (".part", ".new")]
     assert not {"decision", "retryable"} & set(manifest[0])
     assert all(set(entry) == set(manifest[0]) for entry in manifest)
-    assert not [call for call in task_instance.xcom_push.mock_calls if call.kwargs["key"] == "summary"]
+    pushed = [call.kwargs for call in task_instance.xcom_push.mock_calls]
+    assert {"key": "musicapi_destination", "value": f"file://{music}"} == pushed[0]
 
 
 def test_outlets_tell_what_has_come(make: Make, context: dict[str, Any], music: Path) -> None:
@@ -730,3 +732,28 @@ def test_kill_says_what_stays_behind(make: Make, logged: Log) -> None:
 
     assert "their credits stay spent" in logged.text
     assert "collects them without paying again" in logged.text
+
+
+# -- while it waits ------------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_is_shown_while_others_run(
+    make: Make, context: dict[str, Any], music: Path, simulator: SimulatorServer, task_instance: MagicMock
+) -> None:
+    """Index, counts and the links to manifest and tracks are there when the task defers."""
+    simulator.state.scenario("running", match="about a")
+    operator = make(deferrable=True)
+    with pytest.raises(TaskDeferred):
+        operator.execute(context)
+    links = [link.get_link(operator, ti_key=task_instance) for link in operator.operator_extra_links]
+    rows = read_index((music / "index.csv").read_bytes())
+
+    assert {row["prompt_id"] for row in rows} == {"b", "c"}
+    assert {row["credits"] for row in rows} == {"15"}
+    assert summary_of(task_instance) == {
+        "manifest": operator.manifest_uri,
+        **{"rows": 3, "stored": 2, "tracks": 4, "without_tracks": 1, "unknown": 0, "postponed": 0},
+        **{"credits": 45, "lost_credits": 0},
+    }
+    assert links[0].endswith("/plugin/musicapi-tracks?dag_id=songs&run_id=manual__1")
+    assert links[1].endswith("/runs/manual__1/tasks/table/manifest?map_index=-1")
