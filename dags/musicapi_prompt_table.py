@@ -24,7 +24,7 @@ into your account, then trigger a run with `settle`: `{"row": "music task id"}` 
 
 **Safe to repeat**: clearing any task, or the whole run, collects what was bought.
 
-Previous: [musicapi_single_track](/dags/musicapi_single_track).
+Previous: [musicapi_choose_take](/dags/musicapi_choose_take).
 Next: [musicapi_large_table](/dags/musicapi_large_table).
 """
 
@@ -155,6 +155,7 @@ def musicapi_prompt_table() -> None:
         MusicAPIStoreTracksOperator(
             task_id="store",
             tracks=wait.output,
+            submission=create.output["submission"],
             destination="{{ params.destination }}",
             prompt_id=prompt_id,
             retries=2,  # downloading is free, too

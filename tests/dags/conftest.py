@@ -113,6 +113,43 @@ def asset_events() -> Callable[[], dict[int, dict[str, Any]]]:
 
 
 @pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+    """
+    Return a function after which a person answers what a DAG asks; it returns the questions, as they come.
+
+    ``dag.test()`` sleeps while it waits for a person. The answer goes the way of the UI's buttons.
+    """
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+    from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    def answer_as(user: str, option: str) -> list[dict[str, Any]]:
+        asked: list[dict[str, Any]] = []
+        person = SimpleAuthManagerUser(username=user, role="user")
+        payload = UpdateHITLDetailPayload(chosen_options=[option])
+        waiting = (
+            sqlalchemy.select(HITLDetail)
+            .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
+            .where(TaskInstance.state == "awaiting_input")
+        )
+
+        def respond(_seconds: float) -> None:
+            with create_session() as session:
+                for detail in session.scalars(waiting).all():
+                    asked.append({"subject": detail.subject, "body": detail.body, "options": detail.options})
+                    ti = detail.task_instance
+                    update_hitl_detail(ti.dag_id, ti.run_id, ti.task_id, payload, person, session)
+
+        monkeypatch.setattr("time.sleep", respond)
+        return asked
+
+    return answer_as
+
+
+@pytest.fixture
 def xcom() -> Callable[..., Any]:
     """Return a function that reads a task's result of a run, ``None`` where there is none."""
     from airflow.models.xcom import XComModel

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,17 @@ def test_example_parses_with_docs_and_tags(dag_bag: DagBag) -> None:
         assert {"musicapi", "example"} <= set(dag.tags)
 
 
+def test_examples_lead_from_one_to_the_next(dag_bag: DagBag) -> None:
+    """Whoever reads on gets to all of them, in the order of the tutorial, and back."""
+    order = ["single_track", "choose_take", "prompt_table", "large_table", "sql_tables", "new_tracks"]
+    names = [f"musicapi_{name}" for name in order]
+
+    assert sorted(names) == EXAMPLES
+    for before, after in pairwise(names):
+        assert f"Next: [{after}](/dags/{after})." in dag_bag.dags[before].doc_md
+        assert f"Previous: [{before}](/dags/{before})." in dag_bag.dags[after].doc_md
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_importing_an_example_touches_no_network(name: str) -> None:
     """Parsing happens every few seconds, so it must neither connect nor look anything up."""
@@ -89,12 +101,15 @@ def test_prompt_table_becomes_tracks(
             file = tmp_path / f"{record['clip_id']}.mp3"
             assert mutagen.File(file).info.length > 0
             assert record["prompt_id"] == row.prompt_id
+            sidecar = json.loads((tmp_path / f"{record['clip_id']}.json").read_text())
+            assert sidecar["about"]["credits"] == 15
     (manifest,) = (tmp_path / "manifests").glob("*.jsonl")
     entries = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert [entry["prompt_id"] for entry in entries] == [row.prompt_id for row in rows]
     assert {entry["state"] for entry in entries} == {"stored"}
-    labels = {ti.rendered_map_index for ti in run.get_task_instances() if ti.task_id == "song.wait"}
-    assert labels == {row.prompt_id for row in rows}
+    labels = {(ti.task_id, ti.map_index, ti.rendered_map_index) for ti in run.get_task_instances()}
+    for task_id in ("song.create", "song.wait", "song.store"):
+        assert {(task_id, index, row.prompt_id) for index, row in enumerate(rows)} <= labels
     assert "Pausing task as DEFERRED" in logs(), "no sensor deferred"
     with sqlite3.connect(database()) as db:
         extras = [json.loads(extra) for (extra,) in db.execute("select extra from asset_event")]
@@ -231,68 +246,6 @@ def test_text_of_a_table_is_never_rendered(
     assert job.body["gpt_description_prompt"] == text
 
 
-@pytest.mark.parametrize(
-    ("form", "sent"),
-    [
-        pytest.param(
-            {"mode": "describe", "text": "a calm harp"},
-            {"custom_mode": False, "gpt_description_prompt": "a calm harp"},
-            id="describe",
-        ),
-        pytest.param(
-            {"mode": "lyrics", "text": "[Verse]\nLa la", "title": "La", "tags": "folk", "vocal_gender": "f"},
-            {"custom_mode": True, "prompt": "[Verse]\nLa la", "title": "La", "vocal_gender": "f"},
-            id="lyrics",
-        ),
-        pytest.param(
-            {"mode": "brief", "text": "a song about {{ ds }}", "mv": "sonic-v5-5"},
-            {"auto_lyrics": True, "prompt": "a song about {{ ds }}", "mv": "sonic-v5-5"},
-            id="brief",
-        ),
-    ],
-)
-def test_single_track_from_the_form(
-    run_dag: Callable[..., DagRun],
-    xcom: Callable[..., Any],
-    simulator: SimulatorServer,
-    tmp_path: Path,
-    form: dict[str, Any],
-    sent: dict[str, Any],
-) -> None:
-    """Each mode of the form becomes the body that the API wants, and two stored takes."""
-    run = run_dag("musicapi_single_track", destination=f"file://{tmp_path}", **form)
-
-    assert run.state == "success"
-    (job,) = simulator.state.jobs.values()
-    assert sent.items() <= job.body.items()
-    assert (
-        [track["title"] for track in xcom(run, "create")] == [job.title] * 2
-        if hasattr(job, "title")
-        else True
-    )
-    assert len(list(tmp_path.glob("*.mp3"))) == len(list(tmp_path.glob("*.jpeg"))) == 2
-
-
-def test_single_track_too_long_is_refused_before_paying(
-    run_dag: Callable[..., DagRun], logs: Callable[..., str], simulator: SimulatorServer, tmp_path: Path
-) -> None:
-    """A description over the limit names field, limit and length; nothing is sent."""
-    run = run_dag("musicapi_single_track", destination=f"file://{tmp_path}", mode="describe", text="x" * 401)
-
-    assert run.state == "failed"
-    assert "gpt_description_prompt: may have 400 characters at most" in logs()
-    assert simulator.state.requests["POST /sonic/create"] == 0
-
-
-def test_form_values_outside_the_schema_are_refused(run_dag: Callable[..., DagRun]) -> None:
-    """The form's JSON schema knows modes, models and lengths."""
-    from airflow.sdk.exceptions import ParamValidationError
-
-    for bad in ({"mode": "sing"}, {"mv": "sonic-v99"}, {"text": ""}, {"title": "x" * 81}):
-        with pytest.raises(ParamValidationError):
-            run_dag("musicapi_single_track", **bad)
-
-
 def test_key_is_nowhere_in_airflow(
     run_dag: Callable[..., DagRun],
     logs: Callable[..., str],
@@ -305,9 +258,9 @@ def test_key_is_nowhere_in_airflow(
     simulator.state.configure(api_key=key)
     connect(simulator.base_url, key, poll_interval=0.01)
 
-    good = run_dag("musicapi_single_track", destination=f"file://{tmp_path}", text="a calm harp")
+    good = run_dag("musicapi_single_track", destination=f"file://{tmp_path}", description="a calm harp")
     simulator.state.scenario("unauthorized")
-    bad = run_dag("musicapi_single_track", destination=f"file://{tmp_path}", text="a loud harp")
+    bad = run_dag("musicapi_single_track", destination=f"file://{tmp_path}", description="a loud harp")
 
     assert (good.state, bad.state) == ("success", "failed")
     with sqlite3.connect(database()) as db:
