@@ -132,6 +132,7 @@ def musicapi_choose_take() -> None:
         subject='Which take of "{{ (params.title or params.description) | truncate(60) }}"?',
         body=present(store.output),
         options=TAKES,
+        doc_md="Listen to both takes, then press a button on the tab *Required Action*, while it waits.",
     )
 
     @task(retries=2, multiple_outputs=False)

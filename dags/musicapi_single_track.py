@@ -21,9 +21,10 @@ Next: [musicapi_choose_take](/dags/musicapi_choose_take).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import ObjectStoragePath, Param, dag, task
 from airflow.sdk.exceptions import AirflowFailException
@@ -140,7 +141,7 @@ FORM = {
         False,
         type="boolean",
         title="Instrumental",
-        description="No singing. Lyrics are not needed then, and not sung.",
+        description="No singing: leave the lyrics empty.",
         section="Sound",
     ),
     "mv": Param(
@@ -205,11 +206,7 @@ def musicapi_single_track() -> None:
         labels |= dict.fromkeys(["gpt_description_prompt", "prompt"], labels[text])
         wrong = [_tell(problem, labels) for problem in [*problems, *check_body(body)]]
         wrong += [f"{name}: is no field of this form" for name in sorted(params.keys() - FORM.keys())]
-        if text != "lyrics" and (params["lyrics"] or "").strip():
-            wrong.append(
-                f'Lyrics: are only sung in the mode "{MODES[LYRICS]}"; choose it, or empty the field'
-            )
-        wrong += _unusable(params["destination"])
+        wrong += [*_contradictions(params), *_unusable(params["destination"])]
         if wrong:
             raise AirflowFailException("\n  ".join(["Not yet a song, and nothing was bought:", *wrong]))
         return body
@@ -238,6 +235,17 @@ def _tell(problem: Problem, labels: Mapping[str, str]) -> str:
         rule = rule.replace(word, name)
     has = f" (it has {length(problem.value)})" if "characters" in rule else ""
     return f"{labels.get(problem.field, problem.field)}: {rule}{has}"
+
+
+def _contradictions(form: Mapping[str, Any]) -> Iterator[str]:
+    """Say what would be paid for and never be heard: the API has nothing against it."""
+    has_lyrics, instrumental = bool((form["lyrics"] or "").strip()), form["make_instrumental"]
+    if has_lyrics and form["mode"] != LYRICS:
+        yield f'Lyrics: are only sung in the mode "{MODES[LYRICS]}"; choose it, or empty the field'
+    if has_lyrics and instrumental:
+        yield "Lyrics: are not sung when Instrumental is on; switch it off, or empty the field"
+    if instrumental and form["mode"] == BRIEF:
+        yield f'Instrumental: has no lyrics to write; switch it off, or choose "{MODES[DESCRIBE]}"'
 
 
 def _unusable(destination: str) -> list[str]:

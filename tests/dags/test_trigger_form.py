@@ -7,7 +7,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import ParamValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,6 +120,19 @@ def test_form_becomes_the_body_that_the_api_wants(
             ['Lyrics: are only sung in the mode "Sing my lyrics"; choose it, or empty the field'],
             id="lyrics in another mode",
         ),
+        pytest.param(
+            {"mode": "lyrics", "lyrics": "La la", "make_instrumental": True},
+            ["Lyrics: are not sung when Instrumental is on; switch it off, or empty the field"],
+            id="instrumental with lyrics",
+        ),
+        pytest.param(
+            {"mode": "brief", "make_instrumental": True},
+            [
+                "Instrumental: has no lyrics to write; switch it off, or choose "
+                '"Describe the song in a sentence"'
+            ],
+            id="instrumental with a brief",
+        ),
         pytest.param({"style_wieght": 1}, ["style_wieght: is no field of this form"], id="unknown field"),
         pytest.param(
             {"destination": "nowhere://music"}, ["Destination: cannot be written to: .+"], id="no such place"
@@ -161,31 +173,6 @@ def test_wrong_form_is_explained_in_its_own_words_and_costs_nothing(
         assert line == expected or re.fullmatch(expected, line)
     (form_task,) = (ti for ti in run.get_task_instances() if ti.task_id == "read_form")
     assert (form_task.state, form_task.try_number) == ("failed", 1)
-
-
-@pytest.mark.parametrize(
-    ("form", "told"),
-    [
-        ({"mode": "sing"}, "mode: 'sing' is not one of"),
-        ({"mv": "sonic-v99"}, "mv: 'sonic-v99' is not one of"),
-        ({"description": ""}, "description: '' should be non-empty"),
-        ({"title": "x" * 81}, "title: 'x{81}' is too long"),
-        ({"tags": "x" * 1001}, "tags: 'x+' is too long"),
-        ({"vocal_gender": "x"}, "vocal_gender: 'x' is not one of"),
-        ({"style_weight": 1.01}, "style_weight: 1.01 is greater than the maximum of 1"),
-        ({"weirdness_constraint": -0.01}, "weirdness_constraint: -0.01 is less than the minimum of 0"),
-        ({"style_weight": "much"}, "style_weight: 'much' is not of type 'null', 'number'"),
-        ({"destination": ""}, "destination: '' should be non-empty"),
-    ],
-)
-def test_what_one_field_cannot_be_is_refused_at_submit(
-    run_dag: Callable[..., DagRun], simulator: SimulatorServer, form: dict[str, Any], told: str
-) -> None:
-    """The form's JSON schema knows choices, lengths of lines and bounds of numbers: there is no run."""
-    with pytest.raises(ParamValidationError, match=f"Invalid input for param {told}"):
-        run_dag(DAG_ID, **form)
-
-    assert simulator.state.requests["POST /sonic/create"] == 0
 
 
 def test_form_says_what_is_optional_and_names_every_model(dag_bag: DagBag) -> None:
