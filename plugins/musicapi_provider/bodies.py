@@ -306,5 +306,10 @@ def prompt_of(body: Any) -> str | None:
 
 def name_of(body: Mapping[str, Any]) -> str:
     """Return a short name for a log line, on one line: title, else the first words, else the operation."""
-    words = " ".join(str(body.get("title") or prompt_of(body) or body.get("task_type")).split())
+    return shortened(str(body.get("title") or prompt_of(body) or body.get("task_type")))
+
+
+def shortened(text: str) -> str:
+    """Return a text as a log line shows it: one line, and not much of it."""
+    words = " ".join(text.split())
     return words if len(words) <= _NAME_LENGTH else f"{words[:_NAME_LENGTH].rstrip()} ..."

@@ -108,6 +108,11 @@ class WaitsForTracks(BaseOperator):
         """The hook; made at run time, when templates are rendered."""
         return MusicAPIBaseHook(self.musicapi_conn_id)
 
+    def show_only_music_tasks(self, music_task_ids: Sequence[str]) -> None:
+        """Leave out the links that have nothing to show: Airflow pushes empty ones, too, a request each."""
+        self.music_task_ids = list(music_task_ids)
+        self.operator_extra_links = (MusicAPIMusicTaskLink(),)
+
     def show_music_tasks(self, context: Context, music_task_ids: Sequence[str]) -> None:
         """Show the link to the music tasks now: Airflow asks for links when a worker is done waiting."""
         self.music_task_ids = list(music_task_ids)
@@ -134,6 +139,7 @@ class WaitsForTracks(BaseOperator):
 
     def result(self, tracks: Sequence[Track]) -> list[dict[str, Any]]:
         """Return tracks as they go to XCom."""
+        self.operator_extra_links = type(self).operator_extra_links
         self.collected_tracks = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
         return self.collected_tracks
 
@@ -167,7 +173,7 @@ class WaitsForTracks(BaseOperator):
         """Hand the wait to the triggerer."""
         from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 
-        self.music_task_ids = list(wait.music_task_ids)
+        self.show_only_music_tasks(wait.music_task_ids)
         trigger = MusicAPITaskTrigger(
             music_task_ids=wait.music_task_ids,
             musicapi_conn_id=self.musicapi_conn_id,

@@ -457,10 +457,10 @@ def _buy(
 ) -> Record:
     before = ledger.get(fingerprint)
     ledger.put(fingerprint, intent)
+    kind = ", ".join(str(body[name]) for name in ("task_type", "mv") if body.get(name))
     log.info(
-        "Submitting %s (%s, %s) to %s; the balance is %s",
-        *(name_of(body), body.get("task_type"), body.get("mv")),
-        *(client.settings.base_url, _credits(intent.balance)),
+        "Submitting %s (%s), balance %s, to %s",
+        *(name_of(body), kind, _credits(intent.balance), client.settings.base_url),
     )
     try:
         music_task_id = client.create(body)

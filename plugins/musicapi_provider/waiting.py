@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from musicapi_provider.bodies import shortened
 from musicapi_provider.exceptions import MusicAPIDeadlineError, MusicAPIError
 from musicapi_provider.schedule import next_delay
 from musicapi_provider.settings import MAX_RETRY_AFTER
@@ -123,7 +124,10 @@ class Wait:
             log.warning("Not among the results: %s", failure)
         if not self.quiet:
             names = f": {', '.join(map(_name_of, tracks))}" if len(tracks) <= _FEW else ""
-            log.info("%d tracks of %d music tasks are ready%s", len(tracks), len(self.verdicts), names)
+            log.info(
+                "%d tracks of %d music tasks are ready after %.0f s%s",
+                *(len(tracks), len(self.verdicts), self.age, names),
+            )
         return tracks
 
     def delay(self, poll_interval: float | None) -> float:
@@ -182,7 +186,7 @@ class Wait:
 
 
 def _name_of(track: Track) -> str:
-    title = " ".join((track.title or track.clip_id or "untitled").split())
+    title = shortened(track.title or track.clip_id or "untitled")
     return title if track.duration is None else f"{title} ({track.duration:.0f} s)"
 
 

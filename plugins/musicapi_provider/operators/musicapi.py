@@ -30,7 +30,7 @@ from musicapi_provider.links import (
     MusicAPIMusicTaskLink,
     MusicAPITracksLink,
 )
-from musicapi_provider.operators.arguments import check_policy, folder_of, policy_of, seconds_of
+from musicapi_provider.operators.arguments import check_policy, folder_of, policy_of, seconds_of, sendable
 from musicapi_provider.records import FolderRecords, TaskStateRecords
 from musicapi_provider.settings import DEFAULT_CONN_ID
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
@@ -253,14 +253,14 @@ class MusicAPICreateOperator(WaitsForTracks):
         music_task_id = submitted.music_task_id
         known = Standing(SUBMITTED, music_task_id, submitted.credits, submitted.lost_credits)
         self._push_submission(context, known)
-        self.music_task_ids = [music_task_id]
         if not self.wait_for_completion:
+            self.show_only_music_tasks([music_task_id])
             return music_task_id
         if self.deferrable:
             wait = Wait([music_task_id], self.timeout)
             # What was bought just now cannot be done yet: a look would tell nothing.
             return self.wait_in_triggerer(wait) if submitted.bought else self.look_or_defer(wait)
-        self.show_music_tasks(context, self.music_task_ids)
+        self.show_music_tasks(context, [music_task_id])
         with airflow_errors(buys=self.buys):
             tracks = wait_for_tracks(
                 self.hook.client,
@@ -322,12 +322,13 @@ class MusicAPICreateOperator(WaitsForTracks):
             store = self._records = TaskStateRecords(context)
         policy = policy_of(self.on_unknown_outcome)
         adopted = self.adopt_music_task_id is not None
-        self._ordered = self._completed_body() if adopted else self.request_body()
-        body = self._ordered | _mapping("extra_body", self.extra_body)
+        ordered = self._completed_body() if adopted else self.request_body()
+        body = ordered | _mapping("extra_body", self.extra_body)
         # A folder may serve several APIs over the years. Within a dag run, though, whoever corrects the
         # connection's host must not pay again for that.
         account = self.musicapi_conn_id if self.records is None else self.hook.account
         fingerprint = self._fingerprint = fingerprint_of(body, account=account)
+        self._ordered = sendable(ordered)
         if self.records is not None:
             store = self._records = FolderRecords(
                 folder_of("records", self.records), self.prompt_id or "", fingerprint

@@ -139,7 +139,11 @@ class MusicAPIPromptTableOperator(BaseOperator):
         *("destination", "prompt_table", "sql", "sql_conn_id", "sql_parameters", "musicapi_conn_id"),
         *("skip_invalid", "max_credits", "settle", "on_unknown_outcome"),
     )
-    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "settle": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "sql": "sql",
+        "sql_parameters": "json",
+        "settle": "json",
+    }
     operator_extra_links = (MusicAPITracksLink(), MusicAPIManifestLink())
     ui_color = "#e8def8"
 

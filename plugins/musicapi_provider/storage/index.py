@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -56,18 +56,20 @@ def update_index(folder: ObjectStoragePath, rewritten: Collection[str] = ()) -> 
     :param rewritten: Clips whose sidecars this process has written, so that their rows may be old.
     """
     path = folder / INDEX
+    rows: Collection[Row] = ()
     for round_ in range(_ROUNDS):
         names = list_names(folder)
         before = contents_of(folder, [INDEX]).get(INDEX, b"") if INDEX in names else b""
-        content = _index_of(folder, names, before, rewritten)
+        kept = [row for row in _rows_of(before) if row[_CLIP_ID] not in rewritten or row in rows]
+        rows = _rows_now(folder, names, kept)
+        content = _csv(rows)
         if content == before:
-            break
+            return path
         if round_ == 0 and not is_object_store(path):
             Leftovers(folder).remove(path.stem)  # of killed writers
-        with suppress(
-            FileNotFoundError
-        ):  # another writer has just cleaned up: the next round is for that, too
+        with suppress(FileNotFoundError):  # another writer has cleaned up meanwhile: look again
             put(path, content)
+    log.warning("Others keep writing %s; the next task that stores here completes it.", path)
     return path
 
 
@@ -76,18 +78,15 @@ def read_index(content: bytes) -> list[dict[str, str]]:
     return [dict(zip(COLUMNS, map(_text_of, row), strict=True)) for row in _rows_of(content)]
 
 
-def _index_of(
-    folder: ObjectStoragePath, names: Collection[str], before: bytes, rewritten: Collection[str]
-) -> bytes:
-    """Return what the index should be, by a listing and what it was."""
-    kept = (row for row in _rows_of(before) if _is_current(row, names) and row[_CLIP_ID] not in rewritten)
-    rows = {row[_CLIP_ID]: row for row in kept}
+def _rows_now(folder: ObjectStoragePath, names: Collection[str], kept: Iterable[Row]) -> list[Row]:
+    """Return the rows that a listing asks for, in order; reads the sidecars that no kept row stands for."""
+    rows = {row[_CLIP_ID]: row for row in kept if _is_current(row, names)}
     missing = [name for name in names if name.endswith(".json") and name[:-5] not in rows]
     for start in range(0, len(missing), _BATCH):
         for name, content in contents_of(folder, missing[start : start + _BATCH]).items():
             if (row := _row_of(name[:-5], content, names)) is not None:
                 rows[row[_CLIP_ID]] = row
-    return _csv(sorted(rows.values(), key=lambda row: (row[_STORED_AT], row[_CLIP_ID])))
+    return sorted(rows.values(), key=lambda row: (row[_STORED_AT], row[_CLIP_ID]))
 
 
 def _rows_of(content: bytes) -> list[Row]:
@@ -98,7 +97,7 @@ def _rows_of(content: bytes) -> list[Row]:
         rows = []
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
         if content:
-            log.info("%s is not as this version writes it; made anew.", INDEX)
+            log.info("%s is not as this version writes it; who stores next makes it anew.", INDEX)
         return []
     return [tuple(row) for row in rows[1:]]
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from musicapi_provider.bodies import shortened
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError
 from musicapi_provider.files import file_system, make_folder
 from musicapi_provider.storage.downloads import Downloads
@@ -204,9 +205,9 @@ class TrackStore:
         if sidecar is None:
             leftovers.remove(clip_id)
             sidecar = self._fetch(clip_id, track, about, source)
-            title = " ".join(str(sidecar["title"] or "").split())
-            size, seconds = sidecar["bytes"], sidecar["duration"] or 0
-            log.info("Stored %s (%.0f s, %d bytes): %s", title or clip_id, seconds, size, sidecar["uri"])
+            title, size, seconds = sidecar["title"], sidecar["bytes"], sidecar["duration"] or 0
+            name = shortened(str(title or clip_id))
+            log.info("Stored %s (%.0f s, %d bytes): %s", name, seconds, size, sidecar["uri"])
         elif self.store_cover and track.get("image_url") and "cover_uri" not in sidecar:
             if cover := self._cover(clip_id, source):
                 sidecar = {**sidecar, "cover_uri": str(cover)}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from musicapi_provider.operators.musicapi import (
     MusicAPICreateOperator,
     MusicAPIStoreTracksOperator,
 )
+from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
 from musicapi_provider.storage.index import read_index
 from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
@@ -42,6 +44,8 @@ from tests.conftest import QUICK
 from tests.s3 import S3Bucket, s3_bucket
 
 if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+
     from include.musicapi_simulator import SimulatorServer
     from tests.unit.conftest import Log, MemoryStateStore
 
@@ -954,6 +958,14 @@ def test_extra_body_stays_out_of_xcom(context: dict[str, Any], task_instance: Ma
     assert "s3cret" not in str(task_instance.xcom_push.call_args_list)
 
 
+def test_body_that_is_no_json_stays_out_of_xcom(context: dict[str, Any], task_instance: MagicMock) -> None:
+    """That of an adopted music task is not checked; the error tells of the body, not of XCom."""
+    with pytest.raises(AirflowFailException, match="request body is no JSON"):
+        create_for(adopt_music_task_id="abc", body={"prompt": object()}).execute(context)
+
+    assert [call.kwargs["value"]["body"] for call in task_instance.xcom_push.call_args_list] == [None, None]
+
+
 def test_store_embeds_tags_and_covers(
     tracks: list[dict[str, Any]], tmp_path: Path, context: dict[str, Any]
 ) -> None:
@@ -1037,6 +1049,37 @@ def test_store_never_sends_the_key_to_the_media_host(
     assert simulator.state.requests["GET /media/{clip_id}.mp3"] == 2
     assert simulator.state.requests["GET /media/{clip_id}.jpeg"] == 2
     assert simulator.state.media_requests_with_key == 0
+
+
+def test_log_tells_the_story_of_a_song(
+    tmp_path: Path, context: dict[str, Any], simulator: SimulatorServer, logged: Log
+) -> None:
+    """What was ordered and at what price, how long it took, the takes, where they are; a line each."""
+    simulator.state.configure(job_rule="at-once")
+    title = "Rain\n in the city, " + "again " * 9
+    made = run(lambda: create_for(title=title, wait_for_completion=True), context)
+    store_for(made, tmp_path).execute(context)
+    name, seconds = r"Rain in the city, again .* \.\.\.", r"\d+ s"
+    patterns = [
+        rf"Submitting {name} \(create_music, sonic-v5\).* balance .* credits.*",
+        rf"Music task {made[0]['music_task_id']} is bought \(about 15 credits\)\.",
+        rf"2 tracks of 1 music tasks are ready after {seconds}: {name} \({seconds}\), {name} \({seconds}\)",
+        *[rf"Stored {name} \({seconds}, \d+ bytes\): file://{tmp_path}/.*\.mp3"] * 2,
+        rf"2 tracks are in file://{tmp_path}",
+    ]
+    told = [line for line in logged.lines if re.match(r"Submitting|Music task|\d tracks|Stored", line)]
+
+    assert len(told) == len(patterns)
+    assert all(re.fullmatch(*pair) for pair in zip(patterns, told, strict=True)), told
+
+
+@pytest.mark.parametrize(
+    "operator", [MusicAPICreateOperator, MusicAPIStoreTracksOperator, MusicAPIPromptTableOperator]
+)
+def test_fields_with_a_renderer_are_rendered(operator: type[BaseOperator]) -> None:
+    """Airflow passes over a name that is no template field."""
+    assert operator.template_fields_renderers
+    assert operator.template_fields_renderers.keys() <= set(operator.template_fields)
 
 
 def test_store_templated_fields() -> None:

@@ -193,7 +193,7 @@ class Bench:
             error and type(error).__name__,
             ID.sub("ID", str(error)),
             result and [{key: track[key] for key in track if key not in VOLATILE} for track in result],
-            sorted({ID.sub("ID", line) for line in log}),
+            sorted({re.sub(r" after \d+ s", "", ID.sub("ID", line)) for line in log}),
         )
 
     def prepare(self, case: Case) -> list[str]:

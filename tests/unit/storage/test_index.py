@@ -16,6 +16,7 @@ from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.storage import index as track_index
 from musicapi_provider.storage.index import COLUMNS, INDEX, read_index, update_index
+from musicapi_provider.storage.partial import Leftovers, PartFile
 from tests.s3 import s3_bucket
 
 __all__ = ["s3_bucket"]
@@ -163,14 +164,17 @@ def test_row_is_renewed_when_a_cover_comes_or_goes(
 
 
 def test_row_of_a_rewritten_sidecar_is_renewed(
-    add: Callable[..., None], update: Callable[..., list[dict[str, str]]]
+    add: Callable[..., None], update: Callable[..., list[dict[str, str]]], reads: list[str]
 ) -> None:
-    """The store knows which it has written."""
+    """The store knows which it has written; one that has written a thousand reads each once."""
     add("a")
     update()
     add("a", title="Snow")
+    reads.clear()
+    (row,) = update(rewritten={"a"})
 
-    assert update(rewritten={"a"})[0]["title"] == "Snow"
+    assert row["title"] == "Snow"
+    assert reads == [INDEX, "a.json", INDEX]
 
 
 @pytest.mark.parametrize(
@@ -244,49 +248,94 @@ def test_index_of_another_version_has_no_rows_to_read(content: bytes) -> None:
     assert read_index(content) == []
 
 
-def test_writers_at_once_lose_no_row(add: Callable[..., None], tmp_path: Path) -> None:
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStoragePath:
+    """Return an empty folder of either kind."""
+    uri = f"file://{tmp_path}" if request.param == "local" else request.getfixturevalue("s3_bucket").uri
+    return ObjectStoragePath(uri)
+
+
+def store_in(folder: ObjectStoragePath, clip: str) -> None:
+    """Store a track as it is done: the sidecar last, then the index."""
+    (folder / f"{clip}.mp3").write_bytes(b"ID3")
+    sidecar = {"clip_id": clip, "uri": f"{folder}/{clip}.mp3", "stored_at": "2026", "about": ABOUT}
+    (folder / f"{clip}.json").write_text(json.dumps(sidecar))
+    update_index(folder, {clip})
+
+
+def clips_in(folder: ObjectStoragePath) -> list[str]:
+    """Return the clip ids of the index, in its order."""
+    return [row["clip_id"] for row in read_index((folder / INDEX).read_bytes())]
+
+
+def test_writers_at_once_lose_no_row(folder: ObjectStoragePath) -> None:
     """Mapped tasks store at the same time; whoever writes last has seen what all others stored."""
-    count = 12
-    barrier = threading.Barrier(count)
+    writers, each = 8, 2
+    barrier = threading.Barrier(writers)
 
-    def store(number: int) -> None:
+    def store(writer: int) -> None:
         barrier.wait()
-        add(f"clip{number}")
-        update_index(ObjectStoragePath(f"file://{tmp_path}"), {f"clip{number}"})
+        for number in range(each):
+            store_in(folder, f"clip{writer}{number}")
 
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(store, range(count)))
-    rows = read_index((tmp_path / INDEX).read_bytes())
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(store, range(writers)))
 
-    assert sorted(row["clip_id"] for row in rows) == sorted(f"clip{number}" for number in range(count))
+    assert clips_in(folder) == [
+        f"clip{writer}{number}" for writer in range(writers) for number in range(each)
+    ]
 
 
-@pytest.mark.parametrize("storage", ["local", "s3"])
 def test_a_writer_that_was_overtaken_looks_again(
-    storage: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    folder: ObjectStoragePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another one stores and writes between its listing and its writing; neither row is lost."""
-    uri = f"file://{tmp_path}" if storage == "local" else request.getfixturevalue("s3_bucket").uri
-    folder, genuine = ObjectStoragePath(uri), track_index.put
+    genuine = track_index.put
     overtaking = iter(["second"])
 
     def put(path: ObjectStoragePath, content: bytes) -> None:
         for clip in overtaking:
-            store(clip)
-            update_index(folder, {clip})
+            store_in(folder, clip)
         genuine(path, content)
 
-    def store(clip: str) -> None:
-        (folder / f"{clip}.mp3").write_bytes(b"ID3")
-        sidecar = {"clip_id": clip, "uri": f"{uri}/{clip}.mp3", "stored_at": "2026", "about": ABOUT}
-        (folder / f"{clip}.json").write_text(json.dumps(sidecar))
+    monkeypatch.setattr(track_index, "put", put)
+    store_in(folder, "first")
+
+    assert clips_in(folder) == ["first", "second"]
+
+
+def test_a_writer_whose_file_another_one_has_cleaned_up_writes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is on its way looks like what a killed writer has left."""
+    folder, genuine = ObjectStoragePath(f"file://{tmp_path}"), PartFile.move_to
+    cleaners = iter([Leftovers(folder)])
+
+    def move_to(part: Any, final: ObjectStoragePath) -> None:
+        for leftovers in cleaners:
+            leftovers.remove()
+        genuine(part, final)
+
+    monkeypatch.setattr(PartFile, "move_to", move_to)
+    store_in(folder, "first")
+
+    assert clips_in(folder) == ["first"]
+
+
+def test_a_writer_that_is_overtaken_again_and_again_ends(
+    folder: ObjectStoragePath, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever overtakes it looks again as well; a paid task must not go round for ever."""
+    genuine = track_index.put
+
+    def put(path: ObjectStoragePath, content: bytes) -> None:
+        genuine(path, content)
+        genuine(path, b"of another version")
 
     monkeypatch.setattr(track_index, "put", put)
-    store("first")
-    update_index(folder, {"first"})
-    rows = read_index((folder / INDEX).read_bytes())
+    store_in(folder, "first")
 
-    assert [row["clip_id"] for row in rows] == ["first", "second"]
+    assert "Others keep writing" in caplog.text
 
 
 def test_long_prompt_is_cut(
