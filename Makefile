@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 PORT ?= 8080
 PURCHASES ?= 300
 BENCHMARKS := waiting_requests throttle paying_twice poller_load triggerer_process triggerer_kill \
-	prompt_tables download table_rows table_ways
+	prompt_tables download table_rows table_ways tracks_page
 PY := .venv/bin/python
 CODE := plugins include dags tests benchmarks
 
@@ -20,10 +20,10 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 export AIRFLOW_HOME := $(CURDIR)/.airflow
 
-.PHONY: help demo up test torture bench fmt lint type clean
+.PHONY: help demo up test e2e torture bench fmt lint type clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready ## songs from a prompt table, through a real Airflow, without a key (REAL=1: MUSICAPI_KEY pays)
 	@$(PY) -m include.local.demo $(if $(REAL),--real)
@@ -33,6 +33,9 @@ up: .venv/ready ## Airflow with its UI on 127.0.0.1:$(PORT), simulator and conne
 
 test: .venv/ready ## all tests
 	$(PY) -m pytest --cov --cov-report=term $(ARGS)
+
+e2e: .venv/ready ## Airflow's UI in a real browser, chromium (SCREENSHOTS=1: also new pictures for the docs)
+	SCREENSHOTS=$(SCREENSHOTS) $(PY) -m pytest -m browser tests/browser $(ARGS)
 
 torture: .venv/ready ## real Airflow, SIGKILL, a misbehaving API: is a song paid twice or lost? (PURCHASES=300 SEED=)
 	@$(PY) -m tests.e2e.torture --purchases $(PURCHASES) $(if $(SEED),--seed $(SEED))

@@ -1,0 +1,126 @@
+"""
+What the API server serves: the tracks page's script, the list of tracks, their files, what tasks have left.
+
+Everything wants Airflow's login. What a user may not read is answered as what is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.core_api.security import get_user
+from airflow.sdk import ObjectStoragePath
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+
+from musicapi_provider.exceptions import MusicAPIError
+from musicapi_provider.ui.access import Folders, Reader, destinations
+from musicapi_provider.ui.library import Library
+from musicapi_provider.ui.responses import SAFE, file_response
+from musicapi_provider.ui.stored_files import stored_file
+from musicapi_provider.ui.task_instances import Place, is_linked, look_at, manifest_of
+from musicapi_provider.ui.track_list import Filters, list_tracks
+
+log = logging.getLogger(__name__)
+
+SCRIPT = Path(__file__).with_name("tracks_page.js")
+#: How a track's field is called in an address.
+MEDIA = {"audio": "file", "cover": "cover"}
+TASK = "/dags/{dag_id}/runs/{run_id}/tasks/{task_id}"
+
+#: Handlers are no coroutines: storages and databases block. No pages of documentation: they have no login.
+app = FastAPI(
+    title="MusicAPI", dependencies=[Depends(get_user)], openapi_url=None, docs_url=None, redoc_url=None
+)
+library, folders = Library(), Folders()
+
+User = Annotated[BaseUser, Depends(get_user)]
+
+
+@app.get("/tracks_page.js")
+def tracks_page() -> Response:
+    """Serve the page's script; the browser asks each time, since it may be another version's."""
+    return FileResponse(SCRIPT, media_type="text/javascript", headers=SAFE)
+
+
+@app.get("/tracks")
+def tracks(
+    user: User,
+    filters: Annotated[Filters, Depends()],
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> Response:
+    """List the tracks that the user may see."""
+    reader = Reader(user)
+    readable = {
+        uri: ids
+        for uri, dag_ids in destinations().items()
+        if (ids := {dag_id for dag_id in dag_ids if reader.may_read(dag_id)})
+    }
+    listed = list_tracks(library, readable, filters, limit=limit, offset=offset)
+    return JSONResponse(listed, headers=SAFE)
+
+
+@app.api_route("/media/{folder_key}/{clip_id}/{kind}", methods=["GET", "HEAD"])
+def media(request: Request, user: User, folder_key: str, clip_id: str, kind: str) -> Response:
+    """Serve a track's audio file or cover; which file that is says the folder's index, not the request."""
+    for anew in (False, True):
+        uri, dag_ids = folders.get(folder_key, anew=anew)
+        track = library.track(uri, clip_id) if uri and kind in MEDIA else None
+        if track is not None and track.dag_id in dag_ids and Reader(user).may_read(track.dag_id):
+            return _serve(request, ObjectStoragePath(uri), getattr(track, MEDIA[kind]))
+    raise HTTPException(404)
+
+
+@app.api_route(f"{TASK}/manifest", methods=["GET", "HEAD"])
+def manifest(
+    request: Request, user: User, dag_id: str, run_id: str, task_id: str, map_index: int = -1
+) -> Response:
+    """Serve the manifest that a task instance has written."""
+    found = manifest_of(Place(dag_id, run_id, task_id, map_index)) if Reader(user).may_read(dag_id) else None
+    if found is None:
+        raise HTTPException(404)
+    return _serve(request, *found)
+
+
+@app.get(f"{TASK}/music_tasks")
+def music_tasks(
+    user: User,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    conn_id: str,
+    music_task_id: Annotated[list[str], Query()],
+    map_index: int = -1,
+) -> Response:
+    """Ask the API about the music tasks that a task instance links to."""
+    place = Place(dag_id, run_id, task_id, map_index)
+    if not (Reader(user).may_read(dag_id) and is_linked(place, conn_id, music_task_id)):
+        raise HTTPException(404)
+    try:
+        status, found = 200, look_at(conn_id, music_task_id)
+    except MusicAPIError as error:
+        status, found = 502, {"error": str(error)}
+    # For people: it is what opens when they press the link.
+    text = json.dumps(found, indent=2, ensure_ascii=False)
+    return Response(text, status, headers=SAFE, media_type="application/json")
+
+
+@app.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def nothing(path: str) -> Response:
+    """Ask for a login also where nothing is."""
+    raise HTTPException(404)
+
+
+def _serve(request: Request, folder: ObjectStoragePath, name: str) -> Response:
+    try:
+        return file_response(request, stored_file(folder, name), name)
+    except FileNotFoundError:
+        raise HTTPException(404) from None
+    except Exception as error:
+        log.warning("%s cannot be read from %s (%s: %s)", name, folder, type(error).__name__, error)
+        raise HTTPException(502, "The storage does not answer; the API server's log says more.") from error

@@ -1,0 +1,73 @@
+"""The page in Airflow's UI: listed by the API server, served by it, and harmless."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from musicapi_provider import pages
+from musicapi_provider.ui.app import SCRIPT
+
+if TYPE_CHECKING:
+    from tests.unit.ui.conftest import Server
+
+NODE = shutil.which("node") or ""
+
+
+def plugin_of(server: Server) -> dict[str, Any]:
+    """Return what Airflow's UI is told of the plugin."""
+    plugins = server.ask("/api/v2/plugins").json["plugins"]
+    (found,) = [plugin for plugin in plugins if plugin["name"] == "musicapi"]
+    return dict(found)
+
+
+def test_airflow_has_loaded_the_plugin_once(server: Server) -> None:
+    """By its entry point, and not once more from the plugins folder."""
+    errors = server.ask("/api/v2/plugins/importErrors").json
+    plugin = plugin_of(server)
+
+    assert errors["total_entries"] == 0
+    assert [app["url_prefix"] for app in plugin["fastapi_apps"]] == [pages.PREFIX]
+    assert [one["middleware"] for one in plugin["fastapi_root_middlewares"]] == [
+        "musicapi_provider.ui.port_zero.PortZeroIsNoPort"
+    ]
+
+
+def test_the_page_is_in_the_menu_and_its_script_is_served(server: Server) -> None:
+    """Below Airflow's base URL, with the component under the name that Airflow looks for."""
+    (page,) = plugin_of(server)["react_apps"]
+    script = server.ask(f"/{page['bundle_url']}")
+
+    assert (page["destination"], page["category"]) == ("nav", "browse")
+    assert pages.tracks_page_path() == f"/plugin/{page['url_route']}"
+    assert (script.status, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+    assert script.body == SCRIPT.read_bytes()
+    assert f'globalThis["{page["name"]}"]' in script.body.decode()
+
+
+def test_the_script_makes_no_html_of_texts() -> None:
+    """React escapes what it is given as text; these are the ways around that."""
+    script = SCRIPT.read_text()
+    ways = (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "dangerouslySet",
+        "document.write",
+        "eval(",
+        "Function(",
+    )
+
+    assert [way for way in ways if way in script] == []
+
+
+@pytest.mark.skipif(not NODE, reason="node is not installed")
+def test_the_script_is_a_javascript_module() -> None:
+    """Airflow's UI imports it as it is."""
+    command = [NODE, "--check", "--input-type=module", "-"]
+    checked = subprocess.run(command, input=SCRIPT.read_bytes(), capture_output=True, check=False)
+
+    assert (checked.returncode, checked.stderr) == (0, b"")
