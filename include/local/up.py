@@ -19,6 +19,8 @@ CONN_ID = "musicapi_default"
 #: The database of the DAG musicapi_sql_tables.
 SQL_CONN_ID = "musicapi_sql"
 SQL_DESCRIPTION = "SQLite for the DAG musicapi_sql_tables; made by make up. Any other database will do, too."
+#: Only what you trigger: unpausing a daily DAG makes the scheduler start a run of its own as well.
+WITHOUT_SCHEDULES = {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -33,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[red]Port {port} is in use.[/red] Choose another: make up PORT={port + 1}")
         return 1
     try:
-        # Only what you trigger: unpausing a daily DAG makes the scheduler start a run of its own as well.
-        with Stack(port=port, settings={"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}) as stack:
+        with Stack(port=port, settings=WITHOUT_SCHEDULES) as stack:
             _start(stack)
             while True:
                 stack.check_alive()
