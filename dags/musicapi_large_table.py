@@ -89,6 +89,7 @@ def musicapi_large_table() -> None:
         # Of a thousand rows some fail: fewer than 5 % keep neither the run from being green nor the asset
         # from being updated. The counts and the manifest tell of them, and the next run tries them again.
         min_success=0.95,
+        store_cover=True,
         deferrable=True,
         # Safe: a retry buys only what was certainly not paid for, or was refunded, and collects the rest.
         retries=3,  # Airflow itself may drop a deferred task

@@ -158,6 +158,7 @@ def musicapi_prompt_table() -> None:
             submission=create.output["submission"],
             destination="{{ params.destination }}",
             prompt_id=prompt_id,
+            store_cover=True,
             retries=2,  # downloading is free, too
             map_index_template="{{ task.prompt_id }}",
         )

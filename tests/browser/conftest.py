@@ -24,7 +24,7 @@ from tests.conftest import PROJECT
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-#: Emptied at the start, kept at the end.
+#: Begins empty; kept at the end.
 FOLDER = AIRFLOW_HOME / "browser"
 _windows = pytest.StashKey[Windows]()
 
@@ -62,13 +62,14 @@ def place(chromium: str) -> Iterator[Place]:
     """Start Airflow as ``make up`` does, with nothing in it, and a simulator with short jobs."""
     for number in ENDING_SIGNALS:  # whatever ends the tests ends the processes, too
         signal.signal(number, signal.default_int_handler)
-    shutil.rmtree(FOLDER, ignore_errors=True)
     settings = Settings(api_key=API_KEY, job_rule="seconds:3")
     environment = {**WITHOUT_SCHEDULES, **IN_A_HURRY}
     with (
         SimulatorServer(settings) as simulator,
-        Stack(home=FOLDER / "airflow", settings=environment) as stack,
+        Stack(home=FOLDER / "airflow", fresh=True, settings=environment) as stack,
     ):
+        for left in ("failed", "pictures"):  # not before: somebody else may run these tests here
+            shutil.rmtree(FOLDER / left, ignore_errors=True)
         yield Place(stack, stack.start_with(DAGS), simulator, FOLDER)
         stack.kill("triggerer")  # it would take ten seconds to say goodbye
 

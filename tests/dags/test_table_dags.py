@@ -35,7 +35,7 @@ TABLE = PROJECT / "include" / "prompts" / "evening_radio.csv"
 ODD = "{{ 7 * 7 }} {% raw %} {{ conn.musicapi_default.password }}"
 #: What lies at a destination after a run over two rows, by folder and ending.
 FILES_OF_TWO_ROWS = {
-    **{"mp3": 4, "json": 4, "csv": 1},
+    **{"mp3": 4, "jpeg": 4, "json": 4, "csv": 1},
     **{"purchases/json": 2, "manifests/jsonl": 1, "manifests/parquet": 1},
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,14 @@ app = FastAPI(
     title="MusicAPI", dependencies=[Depends(get_user)], openapi_url=None, docs_url=None, redoc_url=None
 )
 library, folders = Library(), Folders()
+
+
+def _warm_up() -> None:
+    """Let Airflow register its file systems before somebody waits for that: a quarter of a second."""
+    _ = ObjectStoragePath("file:///").fs
+
+
+threading.Thread(target=_warm_up, name="musicapi-warm-up", daemon=True).start()
 
 User = Annotated[BaseUser, Depends(get_user)]
 
