@@ -12,6 +12,7 @@ const PAGE = 50;
 const TYPING_MS = 300;
 const FILTERS = ["dag_id", "run_id", "text"];
 const FIRST_DAG = "musicapi_single_track";
+const OTHERS = "Whatever your DAGs store with this provider's operators is here, too.";
 
 // -- addresses and words ------------------------------------------------------------------------------------
 
@@ -283,7 +284,7 @@ function NoTracks({ isFiltered, clear }) {
   const link = h(Link, { to: pathOf("dags", FIRST_DAG) }, FIRST_DAG);
   const [heading, ...words] = isFiltered
     ? ["No track passes these filters", "A track is here as soon as its run has stored it. ", button]
-    : ["No tracks yet", "To make the first one, open the DAG ", link, " and press Trigger."];
+    : ["No tracks yet", "To make the first one, open the example DAG ", link, " and press Trigger. ", OTHERS];
   return h("div", { className: "empty" }, h(Notes), h("h2", null, heading), h("p", null, ...words));
 }
 
