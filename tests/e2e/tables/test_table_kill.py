@@ -147,7 +147,7 @@ def test_table_on_s3_is_complete_and_bought_once(world: World, s3_bucket: S3Buck
     write_table(tmp_path / "table.csv", prompts)
     s3_bucket.client.upload_file(str(tmp_path / "table.csv"), s3_bucket.name, "table.csv")
     table = f"s3://{s3.CONN_ID}@{s3_bucket.name}/table.csv"
-    world.shop.set(job_rule="reads:12")
+    world.shop.set(job_rule="reads:30")  # looks, one a second: longer than it takes to buy and to linger
     before = len(world.shop.sales())
 
     run = Run(world, prompt_table=table, destination=s3_bucket.uri)

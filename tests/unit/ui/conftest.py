@@ -139,6 +139,11 @@ def leave(server: Server) -> Iterator[Callable[..., None]]:
     numbers = itertools.count(1)
     database = conf.get("database", "sql_alchemy_conn").removeprefix("sqlite:///")
 
+    def forget_all() -> None:
+        with closing(sqlite3.connect(database, timeout=PATIENCE)) as connection:
+            connection.execute("DELETE FROM xcom")
+            connection.commit()
+
     def put(
         key: str,
         value: Any,
@@ -155,10 +160,9 @@ def leave(server: Server) -> Iterator[Callable[..., None]]:
             connection.execute(f"INSERT INTO xcom ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, moment))  # noqa: S608
             connection.commit()
 
+    forget_all()  # the tests of DAGs use the same database
     yield put
-    with closing(sqlite3.connect(database, timeout=PATIENCE)) as connection:
-        connection.execute("DELETE FROM xcom")
-        connection.commit()
+    forget_all()
 
 
 @pytest.fixture
