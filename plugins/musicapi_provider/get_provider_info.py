@@ -30,6 +30,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": _modules(
             "musicapi_provider.triggers.musicapi", "musicapi_provider.triggers.prompt_table"
         ),
+        "cli": ["musicapi_provider.cli.definition.get_musicapi_commands"],
         "extra-links": [
             f"musicapi_provider.links.MusicAPI{name}Link"
             for name in ("Listen", "Cover", "MusicTask", "Tracks", "Manifest")

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: The Airflow connection that is used where none is named.
 DEFAULT_CONN_ID = "musicapi_default"
+#: The Airflow pool that `airflow musicapi setup` makes, to limit how many creates run at once.
+CREATES_POOL = "musicapi_creates"
 #: The API's address (facts 1).
 DEFAULT_BASE_URL = "https://api.musicapi.ai/api/v1"
 #: Seconds for one request; the vendor's guide uses 30 (facts 1).

@@ -1,0 +1,1 @@
+"""What ``airflow musicapi ...`` does on the command line."""
