@@ -20,10 +20,10 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 export AIRFLOW_HOME := $(CURDIR)/.airflow
 
-.PHONY: help demo up test e2e torture bench fmt lint type clean
+.PHONY: help demo up test e2e torture bench fmt lint type clean cluster test-cluster
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready ## songs from a prompt table, through a real Airflow, without a key (REAL=1: MUSICAPI_KEY pays)
 	@$(PY) -m include.local.demo $(if $(REAL),--real)
@@ -36,6 +36,12 @@ test: .venv/ready ## all tests
 
 e2e: .venv/ready ## Airflow's UI in a real browser, chromium (SCREENSHOTS=1: also new pictures for the docs)
 	SCREENSHOTS=$(SCREENSHOTS) $(PY) -m pytest -m browser tests/browser $(ARGS)
+
+cluster: .venv/cluster ## docker-compose.yaml without Docker: Postgres, Redis, S3, workers, triggerers; Ctrl-C ends it
+	@$(PY) -m include.cluster
+
+test-cluster: .venv/cluster ## the prompt-table DAGs on Celery, and faults in the middle of them
+	$(PY) -m pytest -m cluster tests/cluster $(ARGS)
 
 torture: .venv/ready ## real Airflow, SIGKILL, a misbehaving API: is a song paid twice or lost? (PURCHASES=300 SEED=)
 	@$(PY) -m tests.e2e.torture --purchases $(PURCHASES) $(if $(SEED),--seed $(SEED))
@@ -57,7 +63,7 @@ type: .venv/ready ## check types
 	$(PY) -m mypy
 
 clean: ## remove everything that make made, but not your music
-	rm -rf .venv .cache .airflow .airflow.lock dist .pytest_cache .mypy_cache .ruff_cache .coverage .hypothesis
+	rm -rf .venv .cache .airflow .airflow.lock .cluster dist .pytest_cache .mypy_cache .ruff_cache .coverage .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The file holds the path of the uv that made the environment.
@@ -67,3 +73,7 @@ clean: ## remove everything that make made, but not your music
 	 echo "Installing the locked dependencies into .venv ..." >&2 && \
 	 "$$uv" sync --locked --quiet --compile-bytecode --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" && \
 	 echo "$$uv" > $@
+
+# What the images of docker-compose.yaml have and the other targets do not need.
+.venv/cluster: .venv/ready
+	@"$$(cat .venv/ready)" sync --locked --quiet --inexact --group cluster --compile-bytecode && touch $@

@@ -96,8 +96,12 @@ class Shop:
         """Change settings until the next start."""
         self._call("POST", "settings", settings)
 
+    @property
+    def _control(self) -> str:
+        return f"http://127.0.0.1:{self.port}/_control"
+
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        url = f"http://127.0.0.1:{self.port}/_control/{path}"
+        url = f"{self._control}/{path}"
         with requests.Session() as session:
             session.trust_env = False  # a proxy of the environment is not for this machine
             answer = session.request(method, url, json=body, timeout=30)
