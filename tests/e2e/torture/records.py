@@ -32,20 +32,20 @@ def read_rows(database: Path, torture: Torture, way: str, purchases: int) -> lis
     """Return every purchase of a way: what the simulator booked beside what Airflow knows."""
     booked = _booked(torture)
     states = dict(_rows(database, "SELECT map_index, state FROM task_instance WHERE dag_id = ?", way))
-    xcoms: dict[tuple[int, str], Any] = {}
+    left: dict[tuple[int, str], Any] = {}
     for index, key, value in _rows(database, "SELECT map_index, key, value FROM xcom WHERE dag_id = ?", way):
-        xcoms[index, key] = json.loads(value)
+        left[index, key] = json.loads(value)
     rows = []
     for index in range(purchases):
         name = purchase_name(index)
-        ids = (_ids_in(xcoms.get((index, key))) for key in ID_KEYS)
+        ids = (_ids_in(left.get((index, key))) for key in ID_KEYS)
         rows.append(
             Row(
                 purchase=name,
                 booked=tuple(booked.get(prompt_of(way, name), ())),
                 state=states.get(index),
                 collected=frozenset().union(*ids),
-                submission=(xcoms.get((index, xcoms.SUBMISSION)) or {}).get("state"),
+                submission=(left.get((index, xcoms.SUBMISSION)) or {}).get("state"),
                 resent=name in torture.ways[way].resent,
             )
         )
