@@ -13,8 +13,7 @@ from musicapi_provider.exceptions import MusicAPIStorageError
 from musicapi_provider.files import bytes_of, remove
 from musicapi_provider.storage.index import update_index
 from musicapi_provider.storage.kinds import AUDIO, IMAGE
-from musicapi_provider.storage.partial import put
-from musicapi_provider.storage.tracks import checked_clip_id, record_of
+from musicapi_provider.storage.tracks import checked_clip_id, record_of, write_sidecar
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -60,7 +59,7 @@ def _write_pick(folder: ObjectStoragePath, sidecar: dict[str, Any], picked_by: s
     if about.get("picked_by") == picked_by:
         return
     about.update(picked_by=picked_by, picked_at=datetime.now(UTC).isoformat(timespec="seconds"))
-    put(folder / f"{sidecar['clip_id']}.json", json.dumps({**sidecar, "about": about}, indent=1).encode())
+    write_sidecar(folder, {**sidecar, "about": about})
 
 
 def remove_track(folder: ObjectStoragePath, clip_id: str) -> None:

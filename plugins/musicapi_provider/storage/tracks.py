@@ -229,12 +229,8 @@ class TrackStore:
         return {**sidecar, "uri": str(path)} if complete else None
 
     def _write_sidecar(self, sidecar: Mapping[str, Any]) -> None:
-        clip_id = sidecar["clip_id"]
-        # ASCII, since a title may hold half of a surrogate pair; str, since whatever people put into `about`
-        # must not be what a paid track fails by.
-        content = json.dumps(sidecar, indent=1, default=str).encode("ascii")
-        put(self.folder / f"{clip_id}.json", content)
-        self._rewritten.add(clip_id)
+        write_sidecar(self.folder, sidecar)
+        self._rewritten.add(sidecar["clip_id"])
 
     # -- downloads -----------------------------------------------------------------------------------------
 
@@ -318,6 +314,14 @@ def checked_clip_id(value: Any) -> str:
     if isinstance(value, str) and _SAFE_ID.fullmatch(value):
         return value
     raise MusicAPIStorageError(f"clip_id {value!r} cannot name a file.")
+
+
+def write_sidecar(folder: ObjectStoragePath, sidecar: Mapping[str, Any]) -> None:
+    """Write a track's sidecar, whole."""
+    # ASCII, since a title may hold half of a surrogate pair; str, since whatever people put into `about`
+    # must not be what a paid track fails by.
+    content = json.dumps(sidecar, indent=1, default=str).encode("ascii")
+    put(folder / f"{sidecar['clip_id']}.json", content)
 
 
 def record_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
