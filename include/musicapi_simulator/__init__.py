@@ -11,6 +11,7 @@ Read in this order:
 * ``journal.py``    the file by which jobs and credits survive a kill, if asked for
 * ``state.py``      jobs, credits, counters and armed scenarios of one running simulator
 * ``app.py``        the API's routes; ``media.py`` the files; ``control.py`` the controls and front page
+* ``webhooks.py``   the calls about jobs whose creates have named a URL
 * ``expiry.py``     media URLs that expire; ``ranges.py`` the rest of a download that broke off
 * ``wire.py``       answers that break the rules of HTTP, and the connection counter
 * ``melody.py``     text -> notes; ``audio.py`` notes -> MP3; ``cover.py`` text -> picture

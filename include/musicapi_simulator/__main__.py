@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> None:
         latency=given.latency,
         create_interval=given.create_interval,
         media_url_seconds=given.media_url_seconds,
+        webhook_delay=given.webhook_delay,
+        webhooks_over_http=given.webhooks_over_http,
         one_song=given.one_song,
     )
     server = SimulatorServer(settings, given.host, given.port, given.verbose, given.journal)
@@ -65,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         default=usual.media_url_seconds,
         help="after which media URLs expire; 0: never",
     )
+    parser.add_argument(
+        "--webhook-delay",
+        type=float,
+        default=usual.webhook_delay,
+        help="seconds from an event to its webhook",
+    )
+    parser.add_argument("--webhooks-over-http", action="store_true", help="take http URLs of this machine")
     parser.add_argument("--one-song", action="store_true", help="all tracks alike: spares the renderer")
     parser.add_argument(
         "--journal", type=Path, metavar="FILE", help="remember jobs and balance there, even if killed"

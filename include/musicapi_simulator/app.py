@@ -95,7 +95,7 @@ class Api:
 
     def _create(self, body: Any) -> Reply | tuple[Job, Reply]:
         """Return a refusal, or the job that was booked and what to answer about it."""
-        if refused := _refusal(body):
+        if refused := _refusal(body, webhooks_over_http=self.state.webhooks_over_http):
             return answers.error(400, refused)
         if scenario := self.state.scenario_at_create(Stage.CREATE, body):
             return scenario.effect(answers.Reply())
@@ -154,9 +154,9 @@ def _json_of(raw: bytes) -> Any:
         return None  # refused like any body that is no object
 
 
-def _refusal(body: Any) -> str | None:
+def _refusal(body: Any, *, webhooks_over_http: bool) -> str | None:
     """Return why a body is refused; a misspelt scenario is refused too, not played as a success."""
-    if refused := refusal_of(body):
+    if refused := refusal_of(body, webhooks_over_http=webhooks_over_http):
         return refused
     try:
         named_in(text_of(body))

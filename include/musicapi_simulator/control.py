@@ -26,7 +26,7 @@ MusicAPI simulator
 A local stand-in for MusicAPI. Nothing here costs money, and the music is synthesized on this machine.
 
 API            {base}  (Authorization: Bearer <the key printed at start>)
-Watch          GET    /_control/state
+Watch          GET    /_control/state, /_control/webhooks
 Start afresh   POST   /_control/reset
 Settings       POST   /_control/settings   {{"job_rule": "reads:3", "credits": 30, "api_key": "new"}}
 Misbehave      POST   /_control/scenarios  {{"name": "partial", "times": 1, "match": "words of the prompt"}}
@@ -59,6 +59,7 @@ def control_routes(state: SimulatorState, prefix: str) -> list[Route]:
 
     return [
         route("GET", "/state", lambda state, _: state.snapshot()),
+        route("GET", "/webhooks", lambda state, _: list(state.webhooks)),
         route("POST", "/reset", lambda state, _: state.reset()),
         route("POST", "/settings", lambda state, given: state.configure(**given)),
         route("POST", "/scenarios", lambda state, given: state.scenario(**given)),

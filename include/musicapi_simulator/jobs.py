@@ -86,6 +86,8 @@ class Job:
     reads: int = 0
     finished: bool = False
     refunded: bool = False
+    #: Events that webhooks have been sent about, or will be in a moment.
+    called: set[str] = field(default_factory=set)
 
     @property
     def text(self) -> str:

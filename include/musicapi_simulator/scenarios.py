@@ -44,6 +44,7 @@ class Stage(StrEnum):
     OPENING = "first reads of the job"
     ENDING = "last answer of the job"
     POLL = "reads of a task"
+    WEBHOOK = "webhooks of the job"
     READ = "reads of a task or of the credits"
     MEDIA = "downloads"
 
@@ -51,7 +52,7 @@ class Stage(StrEnum):
 #: Stages of a create, whose scenarios a booked job is rid of.
 AT_CREATE = (Stage.CREATE, Stage.BOOKED)
 #: Stages whose scenarios are given to a job when it is booked.
-OF_A_JOB = (Stage.OPENING, Stage.ENDING)
+OF_A_JOB = (Stage.OPENING, Stage.ENDING, Stage.WEBHOOK)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Scenario:
     One way to misbehave.
 
     :param effect: Takes the answer that was due and returns the one to send. OPENING effects are given two
-        running clips, ENDING effects two succeeded clips.
+        running clips, ENDING effects two succeeded clips. What WEBHOOK scenarios do is in ``webhooks.py``.
     :param times: Usual number of uses, None for every time. For OPENING scenarios: reads of each job.
     :param refunds: ENDING only: the job's credits go back (facts 3.3).
     """
@@ -315,6 +316,14 @@ _ALL = (
     Scenario("numeric-duration", S.ENDING, "duration as a number", _numeric_duration),
     Scenario("one-clip", S.ENDING, "one clip instead of two", lambda due: data(due.clips[:1])),
     Scenario("extended-pairs", S.ENDING, "items {extended, full}", _pairs),
+    Scenario("webhook-lost", S.WEBHOOK, "the final one is never sent", _as_due),
+    Scenario("webhook-twice", S.WEBHOOK, "each is sent twice, with the same id", _as_due),
+    Scenario("webhook-early", S.WEBHOOK, "the final one comes before the streaming one", _as_due),
+    Scenario("webhook-late", S.WEBHOOK, "they come slow_seconds after the end", _as_due),
+    Scenario("webhook-wrong-secret", S.WEBHOOK, "signed with another secret", _as_due),
+    Scenario("webhook-unsigned", S.WEBHOOK, "without a signature", _as_due),
+    Scenario("webhook-body-only", S.WEBHOOK, "signed as the sister site does, over the body alone", _as_due),
+    Scenario("webhook-old", S.WEBHOOK, "rightly signed, with a timestamp of an hour ago", _as_due),
     Scenario("unknown-404", S.POLL, "404, task not found", _send(UNKNOWN_TASK)),
     Scenario("unknown-400", S.POLL, "400, task not found", _say(400, "Task not found")),
     Scenario("read-500", S.READ, "500", _send(_INTERNAL), 2),

@@ -13,6 +13,7 @@ from uvicorn.config import LOGGING_CONFIG
 from include.musicapi_simulator.app import PREFIX, build_app
 from include.musicapi_simulator.journal import Journal
 from include.musicapi_simulator.state import SimulatorState
+from include.musicapi_simulator.webhooks import WebhookSender
 from include.musicapi_simulator.wire import protocol_for
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class SimulatorServer:
         self.app = build_app(self.state)
         self._socket = _listen(host, port)
         self.base_url = f"http://{host}:{self._socket.getsockname()[1]}{PREFIX}"
+        self._sender = WebhookSender(self.state, self.base_url.removesuffix(PREFIX))
         self._ready = threading.Event()
         self._server = _Server(self._config(verbose), self._ready.set)
         self._thread = threading.Thread(target=self._run, name="musicapi-simulator", daemon=True)
@@ -76,6 +78,7 @@ class SimulatorServer:
 
     def stop(self) -> None:
         """Stop serving; requests in flight are cut off."""
+        self._sender.stop()
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(PATIENCE)
@@ -103,7 +106,11 @@ class SimulatorServer:
         self.stop()
 
     def _run(self) -> None:
-        self._server.run(sockets=[self._socket])
+        self._sender.start()
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._sender.stop()
 
     def _config(self, verbose: bool) -> uvicorn.Config:
         return uvicorn.Config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,8 @@ class SimulatorState(Settings):
     * ``requests``: by method and route, such as ``GET /sonic/task/{task_id}``
     * ``creates_booked``: debited creates by their prompt (or description, lyrics, title)
     * ``creates_refused``: creates with the right key that booked nothing, by HTTP status (0: dropped)
+    * ``webhooks``: the last attempts to deliver one: ``url, event, task_id, webhook_id, status`` (0: no
+      answer), ``time`` of the answer and ``done_at`` of the job, both in epoch seconds
     * ``connections_opened``: TCP connections
     * ``media_requests_with_key``: downloads that carried an Authorization header; must stay 0
     """
@@ -58,6 +60,7 @@ class SimulatorState(Settings):
             self.requests: Counter[str] = Counter()
             self.creates_booked: Counter[str] = Counter()
             self.creates_refused: Counter[int] = Counter()
+            self.webhooks: deque[dict[str, Any]] = deque(maxlen=1000)
             self.connections_opened = 0
             self.media_requests_with_key = 0
             self._marker_uses: Counter[tuple[str, str]] = Counter()
@@ -226,6 +229,19 @@ class SimulatorState(Settings):
             job.scenarios = [item for item in job.scenarios if item.scenario.stage is not Stage.OPENING]
             self._note("finished", job)
 
+    def uncalled(self) -> list[Job]:
+        """Return the jobs that a webhook is still due about."""
+        with self._lock:
+            wanted = (job for job in self.jobs.values() if job.body.get("webhook_url"))
+            return [job for job in wanted if len(job.called) < 2]
+
+    def note_call(
+        self, url: str, event: str, task_id: str, webhook_id: str, status: int, done_at: float | None
+    ) -> None:
+        """Note an attempt to deliver a webhook."""
+        about = {"url": url, "event": event, "task_id": task_id, "webhook_id": webhook_id, "status": status}
+        self.webhooks.append({**about, "time": time.time(), "done_at": done_at})
+
     def phase_of(self, job: Job) -> Phase:
         """Return a job's phase as a poll would see it: the scenario ``running`` holds it for ever."""
         held = any(item.scenario.stage is Stage.OPENING and item.left is None for item in job.scenarios)
@@ -257,6 +273,9 @@ class SimulatorState(Settings):
                 "requests": dict(self.requests),
                 "creates_booked": dict(self.creates_booked),
                 "creates_refused": {str(status): count for status, count in self.creates_refused.items()},
+                "webhooks": dict(
+                    Counter(f"{call['event']} {call['status']}" for call in list(self.webhooks))
+                ),
                 "connections_opened": self.connections_opened,
                 "media_requests_with_key": self.media_requests_with_key,
                 "credits": self.credits,
