@@ -11,7 +11,7 @@ FROM ${AIRFLOW_IMAGE} AS airflow
 COPY --from=wheel /tmp/dist /tmp/dist
 # Airflow's own version is named, so that nothing replaces it.
 RUN pip install --no-cache-dir "apache-airflow==${AIRFLOW_VERSION}" \
-      "apache-airflow-providers-amazon[s3fs]" /tmp/dist/*.whl && \
+      "apache-airflow-providers-amazon[s3fs]==9.39.0" /tmp/dist/*.whl && \
     mkdir -p /opt/airflow/auth /opt/airflow/music
 ENV PYTHONPATH=/opt/airflow
 

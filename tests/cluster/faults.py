@@ -63,16 +63,8 @@ class Faults:
         self.world.until(f"{goal} songs are sold", lambda: self._sold() >= goal)
 
     def until_waiting(self) -> None:
-        """Wait until a triggerer looks at what the task has left to it."""
-
-        def is_looked_at() -> bool:
-            if self.run.instance()["state"] != "deferred":
-                return False
-            before = self.world.shop.looks()
-            self.world.until("a look", lambda: self.world.shop.looks() > before)
-            return bool(self._triggerer())
-
-        self.world.until("a triggerer waits", is_looked_at)
+        """Wait until a triggerer looks at what the task has left to it: nothing may end by itself."""
+        self.run.until_waited_for()
 
     # -- the faults ------------------------------------------------------------------------------------------
 
@@ -83,7 +75,7 @@ class Faults:
 
     def kill_triggerer(self) -> None:
         """Kill the triggerer that has the task's trigger, for good."""
-        self._strike(self._triggerer(), "killed, not restarted", progress=self.world.shop.looks)
+        self._strike(self.run.triggerer(), "killed, not restarted", progress=self.world.shop.looks)
 
     def restart(self, name: str) -> None:
         """Kill a service and start it at once."""
@@ -136,10 +128,6 @@ class Faults:
 
     def _sold(self) -> int:
         return len(self.world.shop.sales())
-
-    def _triggerer(self) -> str:
-        job = self.run.instance()["triggerer_job"] or {}
-        return str(job.get("hostname") or "")
 
     # -- what became of it -----------------------------------------------------------------------------------
 

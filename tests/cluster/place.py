@@ -155,6 +155,18 @@ class Run:
 
         return str(self._world.until(f"the end of {self.dag_id}", ended))
 
+    def triggerer(self) -> str:
+        """Return the service that waits for ``make_songs``; empty for none."""
+        job = self.instance()["triggerer_job"] or {}
+        return str(job.get("hostname") or "")
+
+    def until_waited_for(self) -> None:
+        """Wait until a triggerer has taken ``make_songs`` over and looks at its music tasks."""
+        world = self._world
+        world.until("a triggerer has it", lambda: self.instance()["state"] == "deferred" and self.triggerer())
+        before = world.shop.looks()
+        world.until("a look", lambda: world.shop.looks() > before)
+
     def instance(self, task_id: str = "make_songs") -> Mapping[str, Any]:
         """Return a task instance."""
         (found,) = [one for one in self.instances() if one["task_id"] == task_id]

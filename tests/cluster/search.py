@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
     from tests.cluster.place import World
 
-#: What Airflow's API says of a run and of its task instances.
+#: What Airflow's API says of a run and of its task instances, rendered fields among it.
 _OF_RUN = ("", "/taskInstances?limit=1000")
 _OF_TASK = ("/xcomEntries?limit=1000", "/links")
+#: Columns of the metadata database that are encrypted, by table.
+_ENCRYPTED = {"trigger": ("kwargs",), "connection": ("password", "extra")}
 #: What it says beside runs.
 _ANSWERS = (
     *("connections", "variables", "pools", "eventLogs?limit=1000", "importErrors", "jobs", "providers"),
@@ -44,6 +47,7 @@ def _everything(world: World) -> Iterator[tuple[str, bytes]]:
         if path.is_file() and not path.is_symlink() and path not in own:
             yield str(path), path.read_bytes()
     yield "dump of the metadata database", _dump(world)
+    yield from decrypted(world, "trigger")
     for key, content in world.folder("").contents().items():
         yield f"s3 {key}", content
     yield from _redis(world)
@@ -57,6 +61,28 @@ def _dump(world: World) -> bytes:
     return subprocess.run(
         [*command, "--username", "airflow", "airflow"], env=environment, check=True, capture_output=True
     ).stdout
+
+
+def decrypted(world: World, table: str) -> Iterator[tuple[str, bytes]]:
+    """Return the encrypted values of a table as Airflow reads them."""
+    import psycopg2
+    from cryptography.fernet import Fernet
+
+    fernet = Fernet(world.values["AIRFLOW_FERNET_KEY"])
+    account = {"dbname": "airflow", "user": "airflow", "password": world.values["POSTGRES_PASSWORD"]}
+    with closing(psycopg2.connect(host=world.cluster.addresses["postgres"], **account)) as connection:
+        cursor = connection.cursor()
+        for column in _ENCRYPTED[table]:
+            cursor.execute(f'SELECT id, "{column}" FROM "{table}"')  # noqa: S608 - names of ours
+            for id_, value in cursor.fetchall():
+                if (
+                    value
+                ):  # what a worker hands over is JSON in clear: Airflow's API server stores it as it is
+                    plain = value.encode()
+                    yield (
+                        f"{table} {id_} {column}",
+                        plain if value.startswith("{") else fernet.decrypt(plain),
+                    )
 
 
 def _redis(world: World) -> Iterator[tuple[str, bytes]]:
@@ -80,10 +106,14 @@ def _answers(world: World) -> Iterator[tuple[str, bytes]]:
         of_run = f"dags/{run['dag_id']}/dagRuns/{quote(run['dag_run_id'], safe='')}"
         for path in _OF_RUN:
             yield of_run + path, get(of_run + path).content
-        for one in get(f"{of_run}/taskInstances?limit=1000").json()["task_instances"]:
-            of_task = f"{of_run}/taskInstances/{one['task_id']}"
+        instances = get(f"{of_run}/taskInstances?limit=1000").json()["task_instances"]
+        for task_id in sorted({one["task_id"] for one in instances}):
+            of_task = f"{of_run}/taskInstances/{task_id}"
             for path in _OF_TASK:
                 yield of_task + path, get(of_task + path).content
+            for entry in get(f"{of_task}/xcomEntries?limit=1000").json()["xcom_entries"]:
+                name = f"{of_task}/xcomEntries/{quote(entry['key'], safe='')}?map_index={entry['map_index']}"
+                yield name, get(name).content
 
 
 def _processes(world: World) -> Iterator[tuple[str, bytes]]:
@@ -92,5 +122,5 @@ def _processes(world: World) -> Iterator[tuple[str, bytes]]:
         for one in process._family() if name != "simulator" else []:
             for what in ("environ", "cmdline"):
                 file = Path(f"/proc/{one.pid}/{what}")
-                if file.exists():
+                with suppress(OSError):  # it has ended meanwhile
                     yield f"{name} {file}", file.read_bytes()

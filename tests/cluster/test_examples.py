@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.cluster.place import Run, World
+from tests.cluster.search import decrypted
 from tests.e2e.tables.contents import Contents, as_in_parquet, check_tracks
 
 pytestmark = pytest.mark.cluster
@@ -33,12 +34,16 @@ def test_mapped_tasks_make_the_table(world: World) -> None:
     assert world.unfinished_uploads() == []
 
 
-def test_operator_makes_the_table(world: World) -> None:
+def test_operator_makes_the_table(world: World, key: str) -> None:
     """One task buys, leaves the rest to a triggerer, and collects; a second run buys nothing."""
     folder, before = world.folder("operator"), len(world.shop.sales())
     table = world.put_table("operator.csv", [f"{prompt}, in one task" for prompt in PROMPTS])
     conf = {"prompt_table": table, "destination": folder.uri}
+    world.shop.hold()
     run = Run(world, "musicapi_large_table", **conf)
+    run.until_waited_for()
+    triggers = [content for _, content in decrypted(world, "trigger")]
+    world.shop.release()
     state = run.until_over()
     contents = Contents(folder.contents())
     manifest = contents.manifest(run.summary()["manifest"])
@@ -46,6 +51,8 @@ def test_operator_makes_the_table(world: World) -> None:
 
     assert state == "success", run.logs()
     check_tracks(contents, manifest, sales)
+    assert triggers != []
+    assert not any(key.encode() in content for content in triggers)
     assert as_in_parquet(manifest) == contents.parquet(run.summary()["manifest"])
     assert world.unfinished_uploads() == []
 

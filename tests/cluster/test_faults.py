@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.faults import Faults, states
 from tests.cluster.place import Run, World
-from tests.cluster.search import places_with
+from tests.cluster.search import decrypted, places_with
 from tests.e2e.tables.contents import Contents, as_in_parquet, check_tracks
 
 pytestmark = pytest.mark.cluster
@@ -63,11 +63,11 @@ def strike_in_sequence(faults: Faults) -> Faults:
     for name in ("s3", "simulator"):
         faults.until_sold(4)
         faults.take_away(name)
-    # From here on music tasks end only when they are looked at: the task has to leave them to a triggerer.
-    faults.world.shop.set(job_rule="reads:40")
+    # Nothing ends: as soon as no more may be in flight, the task leaves them to a triggerer.
+    faults.world.shop.hold()
     faults.until_waiting()
     faults.kill_triggerer()
-    faults.world.shop.set(job_rule=faults.world.shop.jobs)
+    faults.world.shop.release()
     return faults
 
 
@@ -87,8 +87,15 @@ def test_key_is_nowhere(world: World, key: str) -> None:
 
 
 def test_search_finds_what_is_there(world: World) -> None:
-    """The search is not blind: a prompt is found in files, the dump, objects and answers."""
-    found = places_with("a song that survives, number 7", world)
+    """The search is not blind: what the run was told is in files, the dump, objects and answers."""
+    found = places_with("s3://aws_music@music/faults", world)
 
     assert {"dump", "s3"} <= {place.split()[0] for place in found}
     assert any(place.endswith(".log") for place in found)
+    assert any("xcomEntries" in place for place in found)
+    assert any("renderedFields" in place or "taskInstances" in place for place in found)
+
+
+def test_search_sees_through_encryption(world: World, key: str) -> None:
+    """Where the key has to be, in the connection, it is found: encrypted values are read as Airflow does."""
+    assert [place for place, content in decrypted(world, "connection") if key.encode() in content] != []

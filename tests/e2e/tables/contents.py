@@ -94,7 +94,8 @@ def check_tracks(contents: Contents, entries: Sequence[Mapping[str, Any]], sales
         for track in entry["tracks"]:
             check_track(contents, track, entry)
     clip_ids = [clip_id for sale in sales for clip_id in sale.clip_ids]
-    assert contents.other_than(clip_ids) == []
+    uris = {track.get("cover_uri") for entry in entries for track in entry["tracks"]} - {None}
+    assert contents.other_than(clip_ids) == sorted(str(uri).rpartition("/")[2] for uri in uris)
     assert sorted(line["clip_id"] for line in contents.index()) == sorted(clip_ids)
 
 

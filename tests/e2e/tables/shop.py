@@ -96,6 +96,14 @@ class Shop:
         """Change settings until the next start."""
         self._call("POST", "settings", settings)
 
+    def hold(self) -> None:
+        """Let the music tasks that are bought from now on run until :meth:`release`."""
+        self._call("POST", "scenarios", {"name": "running", "times": None})
+
+    def release(self) -> None:
+        """Let all music tasks end that are due."""
+        self._call("DELETE", "scenarios")
+
     @property
     def _control(self) -> str:
         return f"http://127.0.0.1:{self.port}/_control"
