@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 PORT ?= 8080
 PURCHASES ?= 300
 BENCHMARKS := waiting_requests throttle paying_twice poller_load triggerer_process triggerer_kill \
-	prompt_tables download table_rows table_ways tracks_page
+	prompt_tables download table_rows table_ways tracks_page webhooks
 PY := .venv/bin/python
 CODE := plugins include dags tests benchmarks
 

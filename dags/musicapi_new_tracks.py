@@ -19,6 +19,7 @@ costs nothing.
 **Safe to repeat**: when nothing is new, the playlists stay as they are.
 
 Previous: [musicapi_sql_tables](/dags/musicapi_sql_tables).
+Next: [musicapi_order](/dags/musicapi_order).
 """
 
 from __future__ import annotations

@@ -32,9 +32,13 @@ class AirflowAPI:
         errors: list[dict[str, Any]] = self._call("GET", "/importErrors")["import_errors"]
         return errors
 
+    def unpause(self, dag_id: str) -> None:
+        """Let the DAG run."""
+        self._call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+
     def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
         """Unpause the DAG, trigger it and return the run id."""
-        self._call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+        self.unpause(dag_id)
         run = self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
         return str(run["dag_run_id"])
 
@@ -42,6 +46,11 @@ class AirflowAPI:
         """Return the id of a run that an earlier session left behind, if there is one."""
         runs = self._call("GET", f"/dags/{dag_id}/dagRuns?state=running&state=queued&limit=1")["dag_runs"]
         return str(runs[0]["dag_run_id"]) if runs else None
+
+    def run_ids(self, dag_id: str) -> list[str]:
+        """Return the ids of all runs of a DAG, the oldest first."""
+        runs = self._call("GET", f"/dags/{dag_id}/dagRuns?limit=100&order_by=id")["dag_runs"]
+        return [str(run["dag_run_id"]) for run in runs]
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return the run's state."""

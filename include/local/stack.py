@@ -66,6 +66,7 @@ class Stack:
     :param port: Port of the API server and UI; 0 takes a free one.
     :param fresh: Begin with an empty folder.
     :param settings: Further environment, such as ``AIRFLOW_CONN_MUSICAPI_DEFAULT``.
+    :param api_workers: Processes of the API server.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Stack:
         port: int = 0,
         fresh: bool = False,
         settings: Mapping[str, str] | None = None,
+        api_workers: int = 1,
     ) -> None:
         self.home = home
         self.port = port or free_port()
@@ -83,6 +85,7 @@ class Stack:
         self.execution_port = free_port()
         self.environment: dict[str, str] = {}
         self._settings = settings or {}
+        self._api_workers = api_workers
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._spawned: set[str] = set()
         self._cleanup = ExitStack()
@@ -139,15 +142,15 @@ class Stack:
         """
         port = port or free_port()
         command = [sys.executable, "-m", "include.musicapi_simulator", "--port", str(port), "--jobs", jobs]
-        self._spawn("simulator", [*command, "--api-key", SIMULATOR_KEY, *options])
+        self._spawn("simulator", [*command, "--api-key", SIMULATOR_KEY, "--webhooks-over-http", *options])
         base_url = f"http://127.0.0.1:{port}/api/v1"
         self._wait("simulator", lambda: _answers(f"{base_url}/get-credits"))
         return base_url
 
     def start_airflow(self) -> None:
         """Start the API servers, then the other parts, and wait until all are healthy."""
+        self.start_api_server()
         server = [*_airflow(), "api-server", "--host", "127.0.0.1", "--port"]
-        self._spawn("api-server", [*server, str(self.port), "--apps", "core"])
         self._spawn("execution-server", [*server, str(self.execution_port), "--apps", "execution"])
         for name, command in PARTS.items():
             self._spawn(name, [*_airflow(), *command])
@@ -172,6 +175,11 @@ class Stack:
         process = self._processes.pop(name)  # it did not end by itself
         _signal(process, signal.SIGKILL)
         process.wait()
+
+    def start_api_server(self) -> None:
+        """Start the server of UI, API and plugins, also one that was killed, and return at once."""
+        options = ["--port", str(self.port), "--workers", str(self._api_workers), "--apps", "core"]
+        self._spawn("api-server", [*_airflow(), "api-server", "--host", "127.0.0.1", *options])
 
     def start_part(self, name: str) -> None:
         """Start one of :data:`PARTS` again and return at once."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -65,7 +66,9 @@ def _start(stack: Stack) -> None:
 
 def _connect(stack: Stack, base_url: str) -> None:
     """Point the connection to this simulator, unless it leads away from this machine: that is the user's."""
-    connection = connection_json(base_url, SIMULATOR_KEY, poll_interval=2)
+    # For tasks that say webhook=True; the others poll, as most people will.
+    webhooks = {"webhook_base_url": stack.url, "webhook_secret": secrets.token_hex(32)}
+    connection = connection_json(base_url, SIMULATOR_KEY, poll_interval=2, **webhooks)
     api = stack.api()
     known = api.connection(CONN_ID)
     if known is None or (known.get("host") or "").startswith("http://127.0.0.1:"):

@@ -12,6 +12,7 @@ A map of the package; importing it executes nothing. Arrows point one way, from 
     prompt_table/  storage/                     a table's rows worked off; tracks fetched, checked and kept
     connection  hooks.musicapi                  Airflow connection -> client
     control_flow  worker_free  retry_policy     errors and waiting -> Airflow's control flow
+    webhooks/                                   the API calls when a song is done: expect, verify, wake
     operators/  sensors/  triggers/  links      thin edges
     ui/                                         the tracks page: an Airflow plugin on the API server
     get_provider_info                           what Airflow's provider manager reads

@@ -291,8 +291,9 @@ class Interpreter:
 
     def clean(self, text: str) -> str:
         """Take the key, and passwords in URLs, out of a text that the server or a library wrote."""
-        if self.settings.api_key:
-            text = text.replace(self.settings.api_key, "***")
+        webhook = self.settings.webhook
+        for secret in filter(None, (self.settings.api_key, *(webhook.secrets if webhook else ()))):
+            text = text.replace(secret, "***")
         return _PASSWORD_IN_URL.sub(r"\1***@", text)
 
     def _facts(self, answer: Answer) -> dict[str, Any]:

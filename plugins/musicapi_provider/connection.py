@@ -17,7 +17,9 @@ from musicapi_provider.settings import (
     DEFAULT_BASE_URL,
     DEFAULT_POLLS_PER_SECOND,
     DEFAULT_TIMEOUT,
+    WEBHOOK_POLL_INTERVAL,
     ClientSettings,
+    WebhookSettings,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ _SETTINGS = frozenset(
         "polls_per_second",
         "prices",
         "allow_private_media",
+        "webhook",
+        "webhook_base_url",
+        "webhook_secret",
+        "webhook_poll_interval",
         "headers",
         "proxies",
         "proxy",
@@ -40,6 +46,8 @@ _SETTINGS = frozenset(
     }
     | {"trust_env", "stream", "allow_redirects", "max_redirects", "check_response", "srv_lookup"}
 )
+#: Characters that a webhook secret has at least: it is all that tells the API's callbacks from others.
+MIN_SECRET = 16
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
@@ -75,6 +83,7 @@ def settings_from(connection: Connection) -> ClientSettings:
         headers=_headers(connection, extra),
         allow_private_media=_switch(connection, extra, "allow_private_media"),
         trust_env=str(extra.get("trust_env", True)).lower() != "false",
+        webhook=_webhook(connection, extra),
         name=connection.conn_id,
     )
 
@@ -144,6 +153,34 @@ def _switch(connection: Connection, extra: Mapping[str, Any], name: str) -> bool
     if text not in ("", "true", "false"):
         raise _unusable(connection, f"extra {name!r}", f"must be true or false; got {value!r}")
     return text == "true"
+
+
+def _webhook(connection: Connection, extra: Mapping[str, Any]) -> WebhookSettings | None:
+    enabled = _switch(connection, extra, "webhook")
+    url = str(extra.get("webhook_base_url") or "").strip().rstrip("/")
+    secrets = tuple(str(extra.get("webhook_secret") or "").split())
+    interval = _positive(connection, extra, "webhook_poll_interval") or WEBHOOK_POLL_INTERVAL
+    if not (url and secrets):
+        if enabled or url or secrets:
+            missing = "webhook_secret" if url else "webhook_base_url"
+            raise _unusable(connection, f"extra {missing!r}", "is missing: webhooks need both of them")
+        return None
+    parts = urlsplit(url)
+    # As with audio URLs: http only where the API itself is spoken to by http, as with the simulator.
+    schemes = ("https", "http") if urlsplit(_base_url(connection)).scheme == "http" else ("https",)
+    if parts.scheme not in schemes or not parts.hostname or parts.query or parts.fragment or "@" in url:
+        raise _unusable(
+            connection,
+            "extra 'webhook_base_url'",
+            f"must be a https URL without query or user, such as https://airflow.example.com; got {url!r}",
+        )
+    if any(len(secret) < MIN_SECRET or not secret.isascii() for secret in secrets):
+        raise _unusable(
+            connection,
+            "extra 'webhook_secret'",
+            f"must be one or more secrets of at least {MIN_SECRET} ASCII characters, separated by blanks",
+        )
+    return WebhookSettings(url, secrets, enabled, interval)
 
 
 def _prices(connection: Connection, extra: Mapping[str, Any]) -> dict[str, float]:

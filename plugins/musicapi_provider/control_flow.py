@@ -26,11 +26,13 @@ from musicapi_provider.exceptions import (
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import MusicAPIMusicTaskLink
 from musicapi_provider.waiting import Wait, look
+from musicapi_provider.webhooks.addresses import MOST_EXPECTED, called_key, waits_for_key
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from musicapi_provider.models import Track
+    from musicapi_provider.settings import WebhookSettings
 
 #: Seconds to wait for tracks: well over the 10 minutes that the facts sheet advises as a minimum (facts 9).
 DEFAULT_TIMEOUT = 1800.0
@@ -99,6 +101,8 @@ class WaitsForTracks(BaseOperator):
     buys: bool = False
     #: End the task in the triggerer when it succeeds.
     ends_in_triggerer: bool = False
+    #: Whether the API calls when the music tasks are done; ``None``: as the connection says.
+    webhook: bool | None = None
     #: For the extra links: what is waited for, and the result, each once there is one.
     music_task_ids: list[str] | None = None
     collected_tracks: list[dict[str, Any]] | None = None
@@ -107,6 +111,26 @@ class WaitsForTracks(BaseOperator):
     def hook(self) -> MusicAPIBaseHook:
         """The hook; made at run time, when templates are rendered."""
         return MusicAPIBaseHook(self.musicapi_conn_id)
+
+    @cached_property
+    def expected_webhook(self) -> WebhookSettings | None:
+        """How the API will call back; ``None``: it will not, or nobody waits for it in the triggerer."""
+        from musicapi_provider.webhooks.expectation import expected_webhook
+
+        return expected_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id)
+
+    def _expect_call(self, context: Context, wait: Wait) -> set[str]:
+        """
+        Say which music tasks this task waits for, so that a callback finds it; return them.
+
+        Before the look that comes before deferring: what ends after that look finds it then.
+        """
+        if self.expected_webhook is None or len(wait.music_task_ids) > MOST_EXPECTED:
+            return set()
+        about: Any = {"music_task_ids": list(wait.music_task_ids), "started": wait.started}
+        for music_task_id in wait.music_task_ids:
+            context["ti"].xcom_push(key=waits_for_key(music_task_id), value=about)
+        return set(wait.music_task_ids)
 
     def show_only_music_tasks(self, music_task_ids: Sequence[str]) -> None:
         """Leave out the links that have nothing to show: Airflow pushes empty ones, too, a request each."""
@@ -143,11 +167,14 @@ class WaitsForTracks(BaseOperator):
         self.collected_tracks = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
         return self.collected_tracks
 
-    def look_or_defer(self, wait: Wait) -> list[dict[str, Any]]:
+    def look_or_defer(self, context: Context, wait: Wait) -> list[dict[str, Any]]:
         """Look once and return the result, or hand the wait to the triggerer (which raises)."""
         with airflow_errors(buys=self.buys):
+            called = self._expect_call(context, wait)
             result = self.look(wait, next_look=FIRST_LOOK_OF_TRIGGER)
         if result is None:
+            for music_task_id in called - set(wait.pending):  # nobody calls about these any more
+                context["ti"].xcom_push(key=called_key(music_task_id), value=True)
             self.wait_in_triggerer(wait)
         return result
 
@@ -167,13 +194,15 @@ class WaitsForTracks(BaseOperator):
                 if (result := self.look(wait, next_look=math.inf)) is not None:
                     return result
                 raise error  # what the triggerer could not do, it will not do when asked again
-        return self.look_or_defer(wait)
+        return self.look_or_defer(context, wait)
 
     def wait_in_triggerer(self, wait: Wait) -> NoReturn:
         """Hand the wait to the triggerer."""
         from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
+        from musicapi_provider.worker_free import why_not
 
         self.show_only_music_tasks(wait.music_task_ids)
+        webhook = self.expected_webhook if len(wait.music_task_ids) <= MOST_EXPECTED else None
         trigger = MusicAPITaskTrigger(
             music_task_ids=wait.music_task_ids,
             musicapi_conn_id=self.musicapi_conn_id,
@@ -182,7 +211,8 @@ class WaitsForTracks(BaseOperator):
             first_look_time=time.time() + FIRST_LOOK_OF_TRIGGER,
             poll_interval=self.poll_interval,
             doubts=wait.doubts,
-            ends_here=self.ends_in_triggerer,
+            ends_here=self.ends_in_triggerer or (webhook is not None and why_not(self) is None),
+            webhook=webhook is not None,
             fail_on_partial=self.fail_on_partial,
             include_lyrics=self.include_lyrics,
         )

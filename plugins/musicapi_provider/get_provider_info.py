@@ -7,6 +7,21 @@ from __future__ import annotations
 from typing import Any
 
 _INTEGRATION = "MusicAPI"
+_CONFIG = {
+    "musicapi": {
+        "description": "MusicAPI.",
+        "options": {
+            "webhook_connections": {
+                "description": "Connections for which the API server accepts webhooks, separated by commas; "
+                "those without a webhook secret have no receiver.",
+                "version_added": "0.1.0",
+                "type": "string",
+                "example": None,
+                "default": "musicapi_default",
+            }
+        },
+    }
+}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -30,6 +45,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": _modules(
             "musicapi_provider.triggers.musicapi", "musicapi_provider.triggers.prompt_table"
         ),
+        "config": _CONFIG,
         "cli": ["musicapi_provider.cli.definition.get_musicapi_commands"],
         "extra-links": [
             f"musicapi_provider.links.MusicAPI{name}Link"
@@ -106,6 +122,28 @@ def _fields() -> dict[str, Any]:
             "description": "JSON object of credits by task_type where yours differ, such as "
             '{"create_music": 12}; default 15, concat_music 2.',
             "schema": {"type": ["object", "null"]},
+        },
+        "webhook": {
+            "label": "Webhooks",
+            "description": "Let the API call Airflow when a music task is done, instead of polling; default "
+            "off. Needs the next two fields, and docs/webhooks.md.",
+            "schema": {"type": ["boolean", "null"]},
+        },
+        "webhook_base_url": {
+            "label": "Webhook base URL",
+            "description": "Airflow's API server as the API reaches it, such as https://airflow.example.com.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "webhook_secret": {
+            "label": "Webhook secret",
+            "description": "Signs callbacks; 16 characters or more, such as of openssl rand -hex 32. While "
+            "you change it: the new and the old one, separated by a blank.",
+            "schema": {"type": ["string", "null"], "format": "password"},
+        },
+        "webhook_poll_interval": {
+            "label": "Webhook poll interval",
+            "description": "Seconds between looks at a music task whose callback is expected; default 300.",
+            "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
         },
         "headers": {
             "label": "Headers",

@@ -36,6 +36,25 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_POLLS_PER_SECOND = 10.0
 #: Longest wait that a server's ``Retry-After`` can impose, in seconds: longer is for Airflow's retries.
 MAX_RETRY_AFTER = 120.0
+#: Seconds between looks at a music task whose end the API will call about: a lost callback costs minutes.
+WEBHOOK_POLL_INTERVAL = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """
+    How the API calls back.
+
+    :param base_url: Airflow's API server as the API reaches it, such as ``https://airflow.example.com``.
+    :param secrets: Active secrets: the first signs new callbacks, all are accepted. Never shown by ``repr``.
+    :param enabled: Whether tasks of this connection expect callbacks unless they say otherwise.
+    :param poll_interval: Seconds between looks at a music task whose callback is expected.
+    """
+
+    base_url: str
+    secrets: tuple[str, ...] = field(repr=False)
+    enabled: bool = False
+    poll_interval: float = WEBHOOK_POLL_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,7 @@ class ClientSettings:
     :param polls_per_second: Looks a second of all waiters together, at most.
     :param allow_private_media: Whether media may come from private addresses; off, since URLs come from a
         server. The API's own address is always allowed.
+    :param webhook: How the API calls back; ``None``: it does not.
     :param name: What errors call this connection.
     """
 
@@ -70,6 +90,7 @@ class ClientSettings:
     prices: Mapping[str, float] = field(default_factory=dict)
     polls_per_second: float = DEFAULT_POLLS_PER_SECOND
     allow_private_media: bool = False
+    webhook: WebhookSettings | None = None
     name: str = "MusicAPI"
 
     @property

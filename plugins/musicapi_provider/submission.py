@@ -9,6 +9,9 @@ written *before* the request leaves and completed the moment the id is known. If
   unknown outcome. It is never resent unless the policy says so.
 * after the record: the next try collects.
 
+With a webhook the API calls back with the id, by a token that is on record as well: what was lost is then
+found (:class:`Callbacks`).
+
 The balance is read before the intent, which is free: should the answer be lost, it is the evidence.
 
 In Airflow the store is the task state store, which survives kills, retries and clears (``airflow-notes.md``).
@@ -21,7 +24,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -73,6 +76,29 @@ class SubmissionStore(Protocol):
         """Remove the value."""
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """
+    A callback that will come.
+
+    :param token: Tells whose it is.
+    :param fields: What the create must say for it, the webhook's secret among it.
+    """
+
+    token: str
+    fields: Mapping[str, Any] = field(repr=False)
+
+
+class Callbacks(Protocol):
+    """How the API tells of purchases without being asked."""
+
+    def expect(self) -> Expected | None:
+        """Write down, before the create leaves, that it will be called about; ``None``: it will not."""
+
+    def told(self, token: str) -> str | None:
+        """Return the music task that a callback has told of."""
+
+
 class UnknownOutcome(StrEnum):
     """What to do about a create whose answer was lost."""
 
@@ -95,6 +121,7 @@ class Record:
     :param spent: What earlier purchases that were not refunded were expected to cost.
     :param lost: What creates whose answers were lost, and that were sent again, may have cost.
     :param bought_in: The generation in which the last request was about to leave; adopting keeps it.
+    :param token: By which the API calls back about the last request; ``None``: it does not.
     """
 
     at: str
@@ -107,6 +134,7 @@ class Record:
     spent: float = 0.0
     lost: float = 0.0
     bought_in: str = ""
+    token: str | None = None
 
     @property
     def is_intent(self) -> bool:
@@ -150,7 +178,7 @@ class Record:
         if not all(type(number) in (int, float) for number in numbers):
             raise TypeError("balance and credits must be numbers")
         texts = [record.at, *record.earlier, *record.lost_at]
-        texts += [record.music_task_id] if record.music_task_id is not None else []
+        texts += [text for text in (record.music_task_id, record.token) if text is not None]
         labels = (record.generation, record.bought_in)
         if not all(isinstance(text, str) and text for text in texts):
             raise TypeError("ids and times must be texts")
@@ -189,6 +217,10 @@ class Ledger:
     def others(self, fingerprint: str) -> dict[str, Record]:
         """Return the records of other bodies, by fingerprint."""
         return {print_: record for print_, record in self._records.items() if print_ != fingerprint}
+
+    def intents(self) -> dict[str, Record]:
+        """Return the records of creates whose answers were lost, by fingerprint."""
+        return {print_: record for print_, record in self._records.items() if record.is_intent}
 
     def put(self, fingerprint: str, record: Record | None) -> None:
         """Write a record, or take it out."""
@@ -284,6 +316,8 @@ def submit(
     on_unknown_outcome: UnknownOutcome = UnknownOutcome.FAIL,
     force_new: bool = False,
     credit_check: bool = False,
+    callbacks: Callbacks | None = None,
+    callback_patience: float = 0.0,
 ) -> Submitted:
     """
     Buy the music task, or collect what an earlier try bought.
@@ -291,8 +325,9 @@ def submit(
     * recorded and still running: collected, always;
     * recorded and finished: collected, unless ``force_new`` asks for another one in this generation;
     * recorded and failed, hence refunded: bought anew;
-    * an intent without an id: ``on_unknown_outcome``. The intent of another body counts, too, if it comes
-      from a retry: then the body itself changes from try to try.
+    * an intent whose callback has come: collected as well;
+    * any other intent without an id: ``on_unknown_outcome``. The intent of another body counts, too, if it
+      comes from a retry: then the body itself changes from try to try.
 
     :param body: A complete, valid request body.
     :param fingerprint: See :func:`fingerprint_of`.
@@ -301,13 +336,18 @@ def submit(
         is an error that a retry cures: it sends again, and may pay twice.
     :param force_new: Pay again on purpose, once per generation.
     :param credit_check: Send only what the balance covers; it must be readable then.
+    :param callbacks: How the API tells of purchases; ``None``: it does not.
+    :param callback_patience: Seconds for which a callback about a lost answer may still come: until then
+        nothing is sent again, whatever the policy.
     :raises MusicAPIAmbiguousSubmitError: now or earlier, a create was sent and its answer lost.
     :raises MusicAPIError: a certain refusal; the intent is withdrawn, nothing was spent.
     """
     ledger = Ledger(store)
+    if callbacks:
+        _complete_told(ledger, callbacks)
     record = ledger.get(fingerprint)
     if record is not None and record.is_intent:
-        _settle_intent(client, record, fingerprint, on_unknown_outcome)
+        _settle_intent(client, record, fingerprint, on_unknown_outcome, callback_patience)
     due = _due_again(client, record, generation, force_new=force_new)
     if record is not None and due is None:
         log.info(
@@ -318,7 +358,7 @@ def submit(
         return _submitted(record, bought=False)
     for print_, other in ledger.others(fingerprint).items():
         if other.is_intent and other.generation == generation:
-            _settle_intent(client, other, print_, on_unknown_outcome)
+            _settle_intent(client, other, print_, on_unknown_outcome, callback_patience)
         elif record is None:
             bought = f"music task {other.music_task_id}" if other.music_task_id else "with unknown outcome"
             log.warning("The body has changed since %s (%s): this is a new purchase.", other.at, bought)
@@ -326,7 +366,10 @@ def submit(
     intent = replace(Record.after(record, generation, refunded=due is _Due.REFUNDED), credits=cost)
     try:
         intent = replace(intent, balance=_balance(client, cost, check=credit_check))
-        return _submitted(_buy(client, body, ledger, fingerprint, intent, on_unknown_outcome), bought=True)
+        if expected := callbacks.expect() if callbacks else None:
+            intent = replace(intent, token=expected.token)
+        request = {**body, **(expected.fields if expected else {})}
+        return _submitted(_buy(client, request, ledger, fingerprint, intent, on_unknown_outcome), bought=True)
     except MusicAPIError as error:
         if record is not None and record.is_intent and error.spent is not Spent.UNKNOWN:
             error.spent = Spent.UNKNOWN
@@ -349,6 +392,19 @@ def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, gener
     record = replace(record, music_task_id=music_task_id, earlier=earlier)
     ledger.put(fingerprint, record)
     return _submitted(record, bought=False)
+
+
+def awaited_callback(store: SubmissionStore) -> tuple[str, float] | None:
+    """
+    Return the token by which the API may still tell of a create whose answer was lost, and when that was.
+
+    :return: The latest one's, with epoch seconds; ``None``: there is none.
+    """
+    lost = [record for record in Ledger(store).intents().values() if record.token]
+    if not lost:
+        return None
+    latest = max(lost, key=lambda record: datetime.fromisoformat(record.at))
+    return str(latest.token), datetime.fromisoformat(latest.at).timestamp()
 
 
 def standing(store: SubmissionStore, fingerprint: str | None) -> Standing:
@@ -499,9 +555,23 @@ def _stubbornly(write: Callable[[], None], what: str) -> None:
         log.exception("%s could not be written; a retry will ask what became of this purchase.", what)
 
 
-def _settle_intent(client: MusicAPIClient, record: Record, fingerprint: str, policy: UnknownOutcome) -> None:
+def _complete_told(ledger: Ledger, callbacks: Callbacks) -> None:
+    """Complete the intents whose callbacks have come: what seemed lost is found."""
+    for fingerprint, intent in ledger.intents().items():
+        if intent.token and (music_task_id := callbacks.told(intent.token)):
+            ledger.put(fingerprint, replace(intent, music_task_id=music_task_id))
+            log.info(
+                "The create of %s, whose answer was lost, is music task %s: the API has called about it.",
+                *(intent.at, music_task_id),
+            )
+
+
+def _settle_intent(
+    client: MusicAPIClient, record: Record, fingerprint: str, policy: UnknownOutcome, patience: float
+) -> None:
     evidence = _evidence(client, record, fingerprint)
-    if policy is UnknownOutcome.RESUBMIT:
+    awaited = record.token is not None and _age(record) < patience
+    if policy is UnknownOutcome.RESUBMIT and not awaited:
         log.warning(
             "The answer to an earlier create was lost; on_unknown_outcome is 'resubmit', so it is sent "
             "again. If the first one was booked, this pays twice. %s",
@@ -521,7 +591,7 @@ def _evidence(client: MusicAPIClient, record: Record, fingerprint: str) -> str:
         now = client.get_credits(retry=False).total
     except MusicAPIError:
         now = None
-    age = (datetime.now(UTC) - datetime.fromisoformat(record.at)).total_seconds()
+    age = _age(record)
     facts = [
         f"it was on record at {record.at}, just before it was to be sent (fingerprint {fingerprint})",
         f"the balance was {_credits(record.balance)} then and is {_credits(now)} now, {age:.0f} s later",
@@ -536,6 +606,11 @@ def _evidence(client: MusicAPIClient, record: Record, fingerprint: str) -> str:
         "is still unchanged after some minutes means that it was not, or that it failed and was refunded. "
         "Either holds only if nothing else was paid from or into the account."
     )
+
+
+def _age(record: Record) -> float:
+    """Return the seconds since the last request was about to leave."""
+    return (datetime.now(UTC) - datetime.fromisoformat(record.at)).total_seconds()
 
 
 def _credits(amount: float | None) -> str:

@@ -26,11 +26,13 @@ from musicapi_provider.links import (
     first_url,
     music_tasks_url,
 )
+from musicapi_provider.webhooks.addresses import called_key, waits_for_key
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
     from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
+    from musicapi_provider.waiting import Wait
 
 #: XCom key under which a wait that began in the triggerer keeps its beginning: the deadline must survive the
 #: triggerer, and the arguments of such a trigger are those of the DAG file.
@@ -91,6 +93,7 @@ def start_args(sensor: MusicAPITaskSensor) -> StartTriggerArgs | None:
             "ends_here": why_not(sensor) is None,
             "fail_on_partial": sensor.fail_on_partial,
             "include_lyrics": sensor.include_lyrics,
+            "webhook": sensor.webhook,
         },
         next_method="execute_complete",
     )
@@ -132,6 +135,21 @@ async def show_music_tasks(music_task_ids: Sequence[str], conn_id: str, ti: Any)
     """Leave the link to the music tasks in XCom, as a worker does when it hands them over."""
     url = music_tasks_url(ti, conn_id, music_task_ids)
     await XCom.aset(key=MusicAPIMusicTaskLink().xcom_key, value=url, **_place(ti))
+
+
+async def expect_call(wait: Wait, ti: Any) -> None:
+    """Say which music tasks this task waits for, as a worker does, so that a callback finds it."""
+    about = {"music_task_ids": list(wait.music_task_ids), "started": wait.started}
+    for music_task_id in wait.music_task_ids:
+        await XCom.aset(key=waits_for_key(music_task_id), value=about, **_place(ti))
+
+
+async def was_called(names: Sequence[str], ti: Any) -> bool:
+    """Tell whether callbacks have come for all of these, music tasks or tokens."""
+    for name in names:
+        if await XCom.aget_one(key=called_key(name), **_place(ti)) is None:
+            return False
+    return True
 
 
 async def push_result(tracks: Sequence[dict[str, Any]], ti: Any) -> None:

@@ -56,6 +56,7 @@ def test_example_parses_with_docs_and_tags(dag_bag: DagBag) -> None:
 def test_examples_lead_from_one_to_the_next(dag_bag: DagBag) -> None:
     """Whoever reads on gets to all of them, in the order of the tutorial, and back."""
     order = ["single_track", "choose_take", "prompt_table", "large_table", "sql_tables", "new_tracks"]
+    order += ["order", "on_arrival"]
     names = [f"musicapi_{name}" for name in order]
 
     assert sorted(names) == EXAMPLES

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from include.local.stack import IN_A_HURRY, Stack, connection_json
+from include.local.stack import IN_A_HURRY, Stack, connection_json, free_port
 from include.musicapi_simulator import Settings, SimulatorServer
 from tests.e2e.song import Song, World
 
 #: Looked for in everything that Airflow writes.
 API_KEY = "sk-e2e-0123456789abcdef"
+WEBHOOK_SECRET = "whsec-e2e-0123456789abcdef"
 HERE = Path(__file__).parent
 DAGS = (
     *("e2e_create", "e2e_create_resubmitting", "e2e_create_and_defer", "e2e_create_mapped"),
     *("e2e_wait", "e2e_wait_in_many_ways", "e2e_wait_mapped", "e2e_wait_short"),
+    *("e2e_webhook", "e2e_webhook_sensors", "e2e_webhook_arrivals"),
 )
 
 
@@ -25,7 +27,11 @@ def api_simulator() -> Iterator[SimulatorServer]:
     """Serve the API; not the simulator of the other tests, which each of them resets."""
     # A request that is held is held until its process is killed.
     with SimulatorServer(
-        Settings(api_key=API_KEY, job_rule="reads:1", song_seconds=1, slow_seconds=300)
+        Settings(
+            **{"api_key": API_KEY, "job_rule": "reads:1", "song_seconds": 1, "slow_seconds": 300},  # type: ignore[arg-type]
+            webhooks_over_http=True,
+            webhook_tries=8,  # the API server takes its time to start again
+        )
     ) as server:
         yield server
 
@@ -36,13 +42,26 @@ def world(api_simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("e2e")
     processes = folder / "processes"
     processes.mkdir()
+    port = free_port()
+    webhooks = {
+        **{"webhook": True, "webhook_secret": WEBHOOK_SECRET},
+        "webhook_base_url": f"http://127.0.0.1:{port}",
+    }
+    # A lost callback costs seconds with the second one, not minutes.
+    hooked = {"HOOKED": webhooks, "IMPATIENT": {**webhooks, "webhook_poll_interval": 10}}
     settings = {
         **IN_A_HURRY,
         "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
         "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(api_simulator.base_url, API_KEY, timeout=120),
+        **{
+            f"AIRFLOW_CONN_MUSICAPI_{name}": connection_json(api_simulator.base_url, API_KEY, **extra)
+            for name, extra in hooked.items()
+        },
+        "AIRFLOW__MUSICAPI__WEBHOOK_CONNECTIONS": "musicapi_hooked, musicapi_impatient",
         "E2E_PROCESSES": str(processes),
     }
-    with Stack(home=folder / "airflow", settings=settings) as stack:
+    # Two processes take callbacks: what one is told the other must know.
+    with Stack(home=folder / "airflow", port=port, settings=settings, api_workers=2) as stack:
         api = stack.start_with(DAGS)
         yield World(stack, api, api_simulator, processes)
         stack.kill("triggerer")  # it would take ten seconds to say goodbye

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from include.musicapi_simulator.scenarios import Armed, Stage, find
-from tests.e2e.conftest import API_KEY
+from tests.e2e.conftest import API_KEY, WEBHOOK_SECRET
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -221,7 +221,8 @@ def test_key_is_nowhere_in_airflow(song: Song, songs: dict[str, Song], airflow_h
         database.execute("PRAGMA wal_checkpoint(FULL)")
     written = {path: path.read_bytes() for path in airflow_home.rglob("*") if path.is_file()}
 
-    assert [path.name for path, data in written.items() if API_KEY.encode() in data] == []
+    for secret in (API_KEY, WEBHOOK_SECRET):
+        assert [path.name for path, data in written.items() if secret.encode() in data] == []
     for other in filter(lambda song: song.prompts, songs.values()):  # the search finds what is there
         holders = {path.suffix for path, data in written.items() if other.prompts[0].encode() in data}
         assert ".db" in holders

@@ -32,6 +32,9 @@ from musicapi_provider import control_flow, exceptions, submission, verdict, wai
 from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.prompt_table import run as table_run
 from musicapi_provider.storage import downloads
+from tests.unit.api_server import server
+
+__all__ = ["server"]
 
 #: Every error class of the provider, and those that a later try can cure.
 ERROR_CLASSES = [
@@ -258,9 +261,9 @@ def odd_server() -> Iterator[Callable[..., OddServer]]:
         return odd
 
     yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    for one in running:
+        one.shutdown()
+        one.server_close()
 
 
 @pytest.fixture(scope="session")

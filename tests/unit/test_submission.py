@@ -206,6 +206,7 @@ def test_success_is_booked_once_and_recorded(
         "spent": 0,
         "lost": 0,
         "bought_in": FIRST,
+        "token": None,
     }
 
 

@@ -108,7 +108,10 @@ class MusicAPIBaseHook(BaseHook):
     @cached_property
     def settings(self) -> ClientSettings:
         """What the connection says, checked."""
-        return settings_from(self.get_connection(self.musicapi_conn_id))
+        settings = settings_from(self.get_connection(self.musicapi_conn_id))
+        for secret in settings.webhook.secrets if settings.webhook else ():
+            mask_secret(secret)  # Airflow masks the extra as a whole, which may be several
+        return settings
 
     @property
     def account(self) -> str:
@@ -118,7 +121,10 @@ class MusicAPIBaseHook(BaseHook):
     async def asettings(self) -> ClientSettings:
         """Return :attr:`settings` without blocking the event loop."""
         if "settings" not in self.__dict__:
-            self.__dict__["settings"] = settings_from(await self.aget_connection(self.musicapi_conn_id))
+            settings = settings_from(await self.aget_connection(self.musicapi_conn_id))
+            for secret in settings.webhook.secrets if settings.webhook else ():
+                await amask_secret(secret)
+            self.__dict__["settings"] = settings
         return self.settings
 
     # -- clients -------------------------------------------------------------------------------------------

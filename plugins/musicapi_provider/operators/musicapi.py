@@ -4,6 +4,7 @@ The operators: buy music, store tracks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,10 +20,14 @@ from musicapi_provider.bodies import (
     require_valid,
     typed_fields,
 )
-from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airflow_errors, checked_ids
-from musicapi_provider.exceptions import (
-    MusicAPIInvalidRequestError,
+from musicapi_provider.control_flow import (
+    DEFAULT_TIMEOUT,
+    FIRST_LOOK_OF_TRIGGER,
+    WaitsForTracks,
+    airflow_errors,
+    checked_ids,
 )
+from musicapi_provider.exceptions import MusicAPIAmbiguousSubmitError, MusicAPIInvalidRequestError
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import (
     MusicAPICoverLink,
@@ -40,17 +45,22 @@ from musicapi_provider.submission import (
     Standing,
     Submitted,
     adopt,
+    awaited_callback,
     fingerprint_of,
     generation_of,
     standing,
     submit,
 )
 from musicapi_provider.waiting import Wait, wait_for_tracks
+from musicapi_provider.webhooks.expectation import Callbacks, expected_webhook
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
 
     from musicapi_provider.submission import SubmissionStore
+
+#: Seconds between looks into the task state for a callback, where nothing defers.
+CALLBACK_PAUSE = 5.0
 
 #: Operator argument -> field of the request body. One differs: Airflow owns ``task_type``.
 API_FIELDS = {"music_task_type" if name == "task_type" else name: name for name in FIELDS}
@@ -130,6 +140,9 @@ class MusicAPICreateOperator(WaitsForTracks):
         the dag run, by ``prompt_id`` and body: a later run, or another map index, collects it (templated).
         Default: Airflow's task state store, per dag run, task and map index.
     :param prompt_id: The prompt table's row that this belongs to, for records, labels and logs (templated).
+    :param webhook: Let the API call when the music task is done (docs/webhooks.md): a deferred task ends
+        within a second of it, without polling; and when an answer was lost, the task waits for the call, up
+        to ``timeout``, which tells whether it was booked. Default: as the connection says.
     :raises AirflowFailException: what a retry cannot cure: bad body, key, credits, content, unknown outcome,
         failed music task. Each message says whether credits were spent and what to do.
     :raises MusicAPIError: what a retry can cure; nothing was spent.
@@ -191,6 +204,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         credit_check: bool = False,
         records: str | None = None,
         prompt_id: str | None = None,
+        webhook: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -233,6 +247,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.force_new = force_new
         self.credit_check = credit_check
         self.prompt_id = prompt_id
+        self.webhook = webhook
         self._records: SubmissionStore | None = None
         self._fingerprint: str | None = None
         self._ordered: dict[str, Any] | None = None
@@ -245,7 +260,7 @@ class MusicAPICreateOperator(WaitsForTracks):
             self._push_submission(context, Standing(UNKNOWN))
         try:
             with airflow_errors():
-                submitted = self._submit(context)
+                submitted = self._submit_or_wait(context)
         except Exception:
             if self._records is not None:
                 self._push_submission(context, standing(self._records, self._fingerprint))
@@ -258,8 +273,10 @@ class MusicAPICreateOperator(WaitsForTracks):
             return music_task_id
         if self.deferrable:
             wait = Wait([music_task_id], self.timeout)
-            # What was bought just now cannot be done yet: a look would tell nothing.
-            return self.wait_in_triggerer(wait) if submitted.bought else self.look_or_defer(wait)
+            if submitted.bought:
+                # It cannot be done yet: a look would tell nothing. A callback finds this task by its token.
+                self.wait_in_triggerer(wait)
+            return self.look_or_defer(context, wait)
         self.show_music_tasks(context, [music_task_id])
         with airflow_errors(buys=self.buys):
             tracks = wait_for_tracks(
@@ -316,6 +333,36 @@ class MusicAPICreateOperator(WaitsForTracks):
         }
         context["ti"].xcom_push(key=xcoms.SUBMISSION, value=about)
 
+    def _submit_or_wait(self, context: Context) -> Submitted:
+        """Submit; where an answer was lost and the API will call about it, wait for that first."""
+        while True:
+            try:
+                return self._submit(context)
+            except MusicAPIAmbiguousSubmitError as error:
+                awaited = awaited_callback(self._records) if self._records else None
+                if awaited is None:
+                    raise
+                token, since = awaited
+                until = since + self.timeout
+                if time.time() >= until:
+                    raise
+                self.log.warning("%s", error)
+                self.log.warning(
+                    "The API would call about it: waiting for that, %.0f s at most.", until - time.time()
+                )
+                self._wait_for_callback(context, token, until)
+
+    def _wait_for_callback(self, context: Context, token: str, until: float) -> None:
+        """Return when a callback has come or time is over; or hand that to the triggerer, which raises."""
+        if self.deferrable:
+            from musicapi_provider.triggers.musicapi import MusicAPICallbackTrigger
+
+            trigger = MusicAPICallbackTrigger(token, until, time.time() + FIRST_LOOK_OF_TRIGGER)
+            self.defer(trigger=trigger, method_name="execute_complete")
+        callbacks = Callbacks(context, self.musicapi_conn_id, None)
+        while callbacks.told(token) is None and (left := until - time.time()) > 0:
+            time.sleep(min(left, CALLBACK_PAUSE))
+
     def _submit(self, context: Context) -> Submitted:
         store: SubmissionStore
         if self.records is None:
@@ -333,6 +380,7 @@ class MusicAPICreateOperator(WaitsForTracks):
             store = self._records = FolderRecords(
                 folder_of("records", self.records), self.prompt_id or "", fingerprint
             )
+        webhook = expected_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id)
         generation = generation_of(context["ti"].run_id, context["ti"].max_tries)
         if adopted:
             music_task_id = _one_id(self.adopt_music_task_id)
@@ -347,6 +395,8 @@ class MusicAPICreateOperator(WaitsForTracks):
             on_unknown_outcome=policy,
             force_new=self.force_new,
             credit_check=self.credit_check,
+            callbacks=Callbacks(context, self.musicapi_conn_id, webhook),
+            callback_patience=self.timeout,
         )
 
 

@@ -58,6 +58,9 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         listeners for such an end, and gives each trigger that starts a task a copy of the whole DAG: with
         500 such sensors in one DAG that was 2.9 MiB each (measured), so keep those DAGs small. Off by
         default.
+    :param webhook: The API calls when the music task is done (docs/webhooks.md): a deferred sensor ends
+        within a second of it, and looks every 5 minutes only. Default: as the connection says. Say ``False``
+        for music tasks that were bought without a webhook.
     :param prompt_id: The prompt table's row that this belongs to, for labels and logs (templated).
     :raises ValueError: ``worker_free`` with a template as ``music_task_id``: pass an id or a task's output.
     :raises AirflowFailException: failed, refused or unknown; a retry cannot cure it.
@@ -79,6 +82,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         fail_on_partial: bool = False,
         include_lyrics: bool = False,
         worker_free: bool = False,
+        webhook: bool | None = None,
         prompt_id: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -94,6 +98,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         self.worker_free = worker_free
         self.fail_on_partial = fail_on_partial
         self.include_lyrics = include_lyrics
+        self.webhook = webhook
         self.prompt_id = prompt_id
         # None: what an earlier try remembered is not ours, so the first poke writes in any case.
         self._remembered: dict[str, Doubt] | None = None
@@ -117,7 +122,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
             if self.worker_free:
                 self._end_in_triggerer()
             if self.deferrable:
-                return self.look_or_defer(self._wait)
+                return self.look_or_defer(context, self._wait)
         # The deadline is the wait's, checked in poke: BaseSensorOperator's would name no ids, and would not
         # honour never_fail as it does for deferred sensors.
         timeout, self.timeout = self.timeout, math.inf

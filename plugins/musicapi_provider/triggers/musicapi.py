@@ -18,7 +18,10 @@ from musicapi_provider.control_flow import checked_ids
 from musicapi_provider.exceptions import MusicAPIError, MusicAPITriggerEventError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.poller import shared_poller
+from musicapi_provider.settings import WEBHOOK_POLL_INTERVAL
 from musicapi_provider.waiting import Wait, doubts_from
+from musicapi_provider.webhooks.addresses import MOST_EXPECTED
+from musicapi_provider.webhooks.expectation import expected_webhook
 
 if TYPE_CHECKING:
     from musicapi_provider.async_client import MusicAPIAsyncClient
@@ -59,6 +62,8 @@ class MusicAPITaskTrigger(BaseTrigger):
     :param ends_here: End the task here when it succeeds.
     :param fail_on_partial: As the sensor's.
     :param include_lyrics: As the sensor's.
+    :param webhook: The API calls when the music tasks are done, so they are looked at rarely; ``None``: as
+        the connection says.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class MusicAPITaskTrigger(BaseTrigger):
         ends_here: bool = False,
         fail_on_partial: bool = False,
         include_lyrics: bool = False,
+        webhook: bool | None = None,
     ) -> None:
         super().__init__()
         self.music_task_ids = list(music_task_ids)
@@ -87,12 +93,13 @@ class MusicAPITaskTrigger(BaseTrigger):
         self.ends_here = ends_here
         self.fail_on_partial = fail_on_partial
         self.include_lyrics = include_lyrics
+        self.webhook = webhook
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments: ids and settings, never a key or a header."""
         names = (
             *("music_task_ids", "musicapi_conn_id", "timeout", "started", "first_look_time", "poll_interval"),
-            *("doubts", "source", "ends_here", "fail_on_partial", "include_lyrics"),
+            *("doubts", "source", "ends_here", "fail_on_partial", "include_lyrics", "webhook"),
         )
         arguments = {name: getattr(self, name) for name in names}
         return "musicapi_provider.triggers.musicapi.MusicAPITaskTrigger", arguments
@@ -136,12 +143,28 @@ class MusicAPITaskTrigger(BaseTrigger):
             poller = await enter_poller(stack, self.musicapi_conn_id, until=time.time() + wait.seconds_left)
             if poller is None:
                 return "timeout"
+            poll_interval, at_once = self.poll_interval, self.started is None  # no worker has looked
+            webhook = expected_webhook(poller.client.settings, self.webhook, self.musicapi_conn_id)
+            if webhook and self._can_be_called(wait):
+                poll_interval = poll_interval or webhook.poll_interval
+                at_once = await self._expect_call(wait) or at_once
             return await poller.wait(
-                wait,
-                poll_interval=self.poll_interval,
-                first_look=self.first_look_time,
-                at_once=self.started is None,  # no worker has looked
+                wait, poll_interval=poll_interval, first_look=self.first_look_time, at_once=at_once
             )
+
+    def _can_be_called(self, wait: Wait) -> bool:
+        """Tell whether callbacks can end this wait; where no worker has begun it, only about a single one."""
+        most = MOST_EXPECTED if self.started is not None else 1
+        return self.task_instance is not None and len(wait.music_task_ids) <= most
+
+    async def _expect_call(self, wait: Wait) -> bool:
+        """Let a callback find this wait, unless a worker has done so; tell whether one has come before."""
+        if self.started is None:
+            await worker_free.expect_call(wait, self.task_instance)
+            return False
+        # Not before the scheduler knows that the task is deferred; later callbacks find it deferred.
+        await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
+        return await worker_free.was_called(wait.music_task_ids, self.task_instance)
 
     async def _ended(self, wait: Wait) -> bool:
         """End the task here if that is wanted and it has succeeded; a worker ends it otherwise."""
@@ -164,10 +187,44 @@ class MusicAPITaskTrigger(BaseTrigger):
         resumed the task, so it must not act on the music task.
         """
         self.log.warning(
-            "No longer waiting for music task(s) %s. They go on at the API, which has no cancel call, and "
-            "their credits stay spent; clear the task to collect the tracks.",
+            "No longer waiting here for music task(s) %s: a user has ended the task, or a callback has. They "
+            "go on at the API, which has no cancel call, and their credits stay spent; to collect the tracks "
+            "of a task that was ended early, clear it.",
             ", ".join(self.music_task_ids),
         )
+
+
+class MusicAPICallbackTrigger(BaseTrigger):
+    """
+    Wait until the API calls about a create whose answer was lost.
+
+    A callback resumes the task by itself; this only ends the wait, and sees a callback that came before the
+    task was deferred. Either way a worker begins anew: it finds what was told in the task state.
+
+    :param token: The purchase's.
+    :param until: Epoch seconds after which a worker decides what to do without it.
+    :param first_look_time: As of :class:`MusicAPITaskTrigger`.
+    """
+
+    def __init__(self, token: str, until: float, first_look_time: float) -> None:
+        super().__init__()
+        self.token = token
+        self.until = until
+        self.first_look_time = first_look_time
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return class path and arguments."""
+        arguments = {"token": self.token, "until": self.until, "first_look_time": self.first_look_time}
+        return "musicapi_provider.triggers.musicapi.MusicAPICallbackTrigger", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield one event: a worker must begin anew."""
+        await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
+        ti = self.task_instance
+        if ti is None or not await worker_free.was_called([self.token], ti):
+            left = self.until - time.time()
+            await asyncio.sleep(max(0.0, min(left, WEBHOOK_POLL_INTERVAL)))
+        yield TriggerEvent(dict(BEGIN))
 
 
 async def enter_poller(stack: AsyncExitStack, musicapi_conn_id: str, *, until: float) -> Poller | None:

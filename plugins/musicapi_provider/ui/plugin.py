@@ -7,6 +7,7 @@ Every Airflow process loads it, workers included, so it imports next to nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
@@ -14,12 +15,20 @@ from airflow.sdk.plugins_manager import AirflowPlugin
 
 from musicapi_provider import pages
 from musicapi_provider.ui.port_zero import PortZeroIsNoPort
+from musicapi_provider.webhooks import addresses as webhooks
 
 _Message = MutableMapping[str, Any]
 
 
-class TracksApp:
-    """The FastAPI app, imported at its first request: only API servers ever need it."""
+class LazyApp:
+    """
+    A FastAPI app, imported at its first request: only API servers ever need it.
+
+    :param module: Where it is, as ``app``.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
 
     async def __call__(
         self,
@@ -28,9 +37,7 @@ class TracksApp:
         send: Callable[[_Message], Awaitable[None]],
     ) -> None:
         """Handle a request."""
-        from musicapi_provider.ui.app import app
-
-        await app(scope, receive, send)
+        await import_module(self._module).app(scope, receive, send)
 
 
 def _icon(colour: str) -> str:
@@ -42,7 +49,14 @@ def _icon(colour: str) -> str:
     )
 
 
-_APPS = [{"app": TracksApp(), "url_prefix": pages.PREFIX, "name": "MusicAPI"}]
+_APPS = [
+    {"app": LazyApp("musicapi_provider.ui.app"), "url_prefix": pages.PREFIX, "name": "MusicAPI"},
+    {
+        "app": LazyApp("musicapi_provider.webhooks.receiver"),
+        "url_prefix": webhooks.PREFIX,
+        "name": "MusicAPI webhooks",
+    },
+]
 _MIDDLEWARES = [{"middleware": PortZeroIsNoPort, "args": [], "kwargs": {}, "name": "MusicAPI: no port"}]
 _PAGES = [
     {
@@ -59,7 +73,7 @@ _PAGES = [
 
 
 class MusicAPIPlugin(AirflowPlugin):
-    """The tracks page, and a Test button that works without a port."""
+    """The tracks page, the receiver of webhooks, and a Test button that works without a port."""
 
     name = "musicapi"
     fastapi_apps = _APPS

@@ -12,7 +12,7 @@ from musicapi_provider.pages import media_path
 from musicapi_provider.ui.access import is_served
 
 if TYPE_CHECKING:
-    from tests.unit.ui.conftest import Server
+    from tests.unit.api_server import Server
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.unit.ui.picky_auth_manager import READABLE
 
 if TYPE_CHECKING:
     from tests.s3 import S3Bucket
-    from tests.unit.ui.conftest import Answer, Server
+    from tests.unit.api_server import Answer, Server
 
 Store = Callable[..., list[dict[str, Any]]]
 NOT_FOUND = (404, b'{"detail":"Not Found"}')

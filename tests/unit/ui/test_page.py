@@ -12,7 +12,7 @@ from musicapi_provider import pages
 from musicapi_provider.ui.app import SCRIPT
 
 if TYPE_CHECKING:
-    from tests.unit.ui.conftest import Server
+    from tests.unit.api_server import Server
 
 NODE = shutil.which("node") or ""
 

@@ -44,7 +44,7 @@ def test_the_entry_point_leads_to_the_plugin() -> None:
 
 def test_the_script_stands_where_the_page_looks_for_it() -> None:
     """Below the prefix of the app that serves it, relative to Airflow's base URL."""
-    (app,), (page,) = MusicAPIPlugin.fastapi_apps, MusicAPIPlugin.react_apps
+    (app, _), (page,) = MusicAPIPlugin.fastapi_apps, MusicAPIPlugin.react_apps
 
     assert f"{app['url_prefix']}/{SCRIPT.name}" == f"/{page['bundle_url']}"
     assert SCRIPT.is_file()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
     from musicapi_provider.client import MusicAPIClient
     from tests.s3 import S3Bucket
-    from tests.unit.ui.conftest import Server
+    from tests.unit.api_server import Server
 
 BODY = {"task_type": "create_music", "custom_mode": False, "gpt_description_prompt": "x", "mv": "sonic-v5"}
 PLACE = ("songs", RUN, "store", -1)

@@ -20,7 +20,7 @@ from tests.unit.ui.picky_auth_manager import READABLE, WITHOUT_XCOM, XCOM_ONLY
 
 if TYPE_CHECKING:
     from tests.s3 import S3Bucket
-    from tests.unit.ui.conftest import Server
+    from tests.unit.api_server import Server
 
 NOTHING = {"tracks": [], "total_entries": 0, "dag_ids": [], "unread_folders": 0, "older_folders": 0}
 Store = Callable[..., list[dict[str, Any]]]

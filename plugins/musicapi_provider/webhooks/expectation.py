@@ -1,0 +1,113 @@
+"""
+The worker's side: expect a callback before paying, and find what it has told.
+
+A row in the task state store is there before the create leaves; the receiver fills it. So a create whose
+answer is lost is settled by its callback, at whatever hour that comes.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow import __version__ as airflow_version
+from airflow.sdk import conf
+
+from musicapi_provider.exceptions import MusicAPIConfigurationError
+from musicapi_provider.records import TaskStateRecords
+from musicapi_provider.submission import Expected
+from musicapi_provider.webhooks.addresses import (
+    KNOWN_AIRFLOW,
+    MAX_URL,
+    callback_key,
+    callback_url,
+    is_known_airflow,
+    new_token,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Context
+
+    from musicapi_provider.settings import ClientSettings, WebhookSettings
+
+log = logging.getLogger(__name__)
+
+
+def accepted_connections() -> frozenset[str]:
+    """Return the connections for which API servers accept webhooks: ``[musicapi] webhook_connections``."""
+    names = conf.get("musicapi", "webhook_connections", fallback="musicapi_default")
+    return frozenset(name.strip() for name in str(names).split(",") if name.strip())
+
+
+def expected_webhook(settings: ClientSettings, wanted: bool | None, conn_id: str) -> WebhookSettings | None:
+    """
+    Return how the API will call back; ``None``: nobody expects it to.
+
+    :param wanted: What the task says; ``None``: as the connection says.
+    :raises MusicAPIConfigurationError: wanted, and it cannot work; nothing was sent.
+    """
+    webhook = settings.webhook
+    if not (webhook and webhook.enabled if wanted is None else wanted):
+        return None
+    if webhook is None:
+        raise MusicAPIConfigurationError(
+            f"webhook=True, but the Airflow connection {conn_id!r} has no webhook_base_url and "
+            "webhook_secret; nothing was sent.",
+            next_step="set both in the connection's extra (docs/webhooks.md), or leave webhook out.",
+        )
+    if conn_id not in accepted_connections():
+        raise MusicAPIConfigurationError(
+            f"No API server would accept the webhooks of the Airflow connection {conn_id!r}; nothing was "
+            "sent.",
+            next_step=f"add it to [musicapi] webhook_connections, which is "
+            f"{', '.join(sorted(accepted_connections()))!r}, on API servers, workers and triggerers.",
+        )
+    if not is_known_airflow(airflow_version):
+        log.warning(
+            "Webhooks are off: this version of the provider knows the tables of Airflow %s, and this is "
+            "Airflow %s. Music tasks are polled.",
+            *(", ".join(KNOWN_AIRFLOW), airflow_version),
+        )
+        return None
+    return webhook
+
+
+class Callbacks:
+    """
+    The callbacks of the purchases of one Airflow task; see :class:`musicapi_provider.submission.Callbacks`.
+
+    :param webhook: How the API calls back; ``None``: no new purchase expects it.
+    """
+
+    def __init__(self, context: Context, conn_id: str, webhook: WebhookSettings | None) -> None:
+        self._context = context
+        self._conn_id = conn_id
+        self._webhook = webhook
+
+    def expect(self) -> Expected | None:
+        """Write down that a callback will come, and return what the create must say."""
+        if self._webhook is None:
+            return None
+        token = new_token(self._context["ti"].id)
+        url = callback_url(self._webhook.base_url, self._conn_id, token)
+        if len(url) > MAX_URL:
+            raise MusicAPIConfigurationError(
+                f"The webhook URL would have {len(url)} characters, and the API takes {MAX_URL}; "
+                "nothing was sent.",
+                next_step="shorten webhook_base_url or the connection's id.",
+            )
+        expected = {
+            "expected": datetime.now(UTC).isoformat(timespec="seconds"),
+            "musicapi_conn_id": self._conn_id,
+        }
+        TaskStateRecords(self._context).set(callback_key(token), expected)
+        return Expected(token, {"webhook_url": url, "webhook_secret": self._webhook.secrets[0]})
+
+    def told(self, token: str) -> str | None:
+        """Return the music task that a purchase's callback was about, ``None`` while none has come."""
+        told: Mapping[str, Any] | Any = TaskStateRecords(self._context).get(callback_key(token))
+        music_task_id = told.get("music_task_id") if isinstance(told, dict) else None
+        return music_task_id if isinstance(music_task_id, str) and music_task_id else None
