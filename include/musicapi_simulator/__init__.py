@@ -11,8 +11,8 @@ Read in this order:
 * ``journal.py``    the file by which jobs and credits survive a kill, if asked for
 * ``state.py``      jobs, credits, counters and armed scenarios of one running simulator
 * ``app.py``        the API's routes; ``media.py`` the files; ``control.py`` the controls and front page
-* ``webhooks.py``   the calls about jobs whose creates have named a URL
 * ``expiry.py``     media URLs that expire; ``ranges.py`` the rest of a download that broke off
+* ``webhooks.py``   who gave a ``webhook_url`` is called back
 * ``wire.py``       answers that break the rules of HTTP, and the connection counter
 * ``melody.py``     text -> notes; ``audio.py`` notes -> MP3; ``cover.py`` text -> picture
 * ``server.py``     runs it in a thread (tests) or in the foreground (``python -m``)

@@ -28,9 +28,12 @@ def main(argv: list[str] | None = None) -> None:
         latency=given.latency,
         create_interval=given.create_interval,
         media_url_seconds=given.media_url_seconds,
-        webhook_delay=given.webhook_delay,
-        webhooks_over_http=given.webhooks_over_http,
         one_song=given.one_song,
+        webhook_delay=given.webhook_delay,
+        webhook_tries=given.webhook_tries,
+        webhook_retry_seconds=given.webhook_retry_seconds,
+        webhook_lost_every=given.webhook_lost_every,
+        webhooks_over_http=given.webhooks_over_http,
     )
     server = SimulatorServer(settings, given.host, given.port, given.verbose, given.journal)
     # uvicorn stops by itself and then raises the signal again: make that an ordinary exit.
@@ -67,19 +70,41 @@ def _parser() -> argparse.ArgumentParser:
         default=usual.media_url_seconds,
         help="after which media URLs expire; 0: never",
     )
-    parser.add_argument(
-        "--webhook-delay",
-        type=float,
-        default=usual.webhook_delay,
-        help="seconds from an event to its webhook",
-    )
-    parser.add_argument("--webhooks-over-http", action="store_true", help="take http URLs of this machine")
     parser.add_argument("--one-song", action="store_true", help="all tracks alike: spares the renderer")
+    _add_webhook_options(parser, usual)
     parser.add_argument(
         "--journal", type=Path, metavar="FILE", help="remember jobs and balance there, even if killed"
     )
     parser.add_argument("--verbose", action="store_true", help="log each request")
     return parser
+
+
+def _add_webhook_options(parser: argparse.ArgumentParser, usual: Settings) -> None:
+    parser.add_argument(
+        "--webhook-delay",
+        type=float,
+        default=usual.webhook_delay,
+        help="seconds from an event to its sending",
+    )
+    parser.add_argument(
+        "--webhook-tries", type=int, default=usual.webhook_tries, help="until a 2xx answers a webhook"
+    )
+    parser.add_argument(
+        "--webhook-retry-seconds",
+        type=float,
+        default=usual.webhook_retry_seconds,
+        help="before the second try, doubled before each further one",
+    )
+    parser.add_argument(
+        "--webhook-lost-every",
+        type=int,
+        default=usual.webhook_lost_every,
+        metavar="N",
+        help="every N-th last event of a job is not sent; 0: none is lost",
+    )
+    parser.add_argument(
+        "--webhooks-over-http", action="store_true", help="accept http webhook URLs to this machine, too"
+    )
 
 
 def _job_rule(text: str) -> str:

@@ -87,21 +87,21 @@ class Api:
 
     async def create(self, request: Request) -> Reply:
         """Check, book and debit a create (facts 2)."""
-        reply = self._create(_json_of(await request.body()))
+        reply = self._create(_json_of(await request.body()), _root_of(request))
         if isinstance(reply, tuple):
             return reply[1]
         self.state.creates_refused[0 if reply.wire == "drop" else reply.status] += 1
         return reply
 
-    def _create(self, body: Any) -> Reply | tuple[Job, Reply]:
+    def _create(self, body: Any, root: str) -> Reply | tuple[Job, Reply]:
         """Return a refusal, or the job that was booked and what to answer about it."""
-        if refused := _refusal(body, webhooks_over_http=self.state.webhooks_over_http):
+        if refused := _refusal(body, self.state.webhooks_over_http):
             return answers.error(400, refused)
         if scenario := self.state.scenario_at_create(Stage.CREATE, body):
             return scenario.effect(answers.Reply())
         if self.state.too_fast():
             return replace(answers.THROTTLED, retry_after="seconds")
-        job = self.state.book(body)
+        job = self.state.book(body, root)
         if job is None:
             return answers.NO_CREDITS
         reply = answers.submitted(job.task_id)
@@ -113,14 +113,14 @@ class Api:
         job = self.state.jobs.get(request.path_params["task_id"])
         if job is None:
             return self._read(answers.UNKNOWN_TASK)
-        reply = self._task(job, str(request.base_url).rstrip("/"))
+        reply = self._task(job, _root_of(request))
         if scenario := self.state.scenario_for(Stage.POLL, job):
             return scenario.effect(reply)
         return self._read(reply, job)
 
     def _task(self, job: Job, root: str) -> Reply:
         phase = job.phase()
-        job.reads += 1
+        self.state.count_read(job)
         if opening := self.state.scenario_for(Stage.OPENING, job):
             return opening.effect(answers.task(job, "running", root, self.state))
         reply = answers.task(job, phase, root, self.state)
@@ -147,6 +147,11 @@ class Api:
         return scenario.effect(due) if scenario else due
 
 
+def _root_of(request: Request) -> str:
+    """Return the scheme and host that were asked."""
+    return str(request.base_url).rstrip("/")
+
+
 def _json_of(raw: bytes) -> Any:
     try:
         return json.loads(raw)
@@ -154,9 +159,9 @@ def _json_of(raw: bytes) -> Any:
         return None  # refused like any body that is no object
 
 
-def _refusal(body: Any, *, webhooks_over_http: bool) -> str | None:
+def _refusal(body: Any, webhooks_over_http: bool) -> str | None:
     """Return why a body is refused; a misspelt scenario is refused too, not played as a success."""
-    if refused := refusal_of(body, webhooks_over_http=webhooks_over_http):
+    if refused := refusal_of(body, webhooks_over_http):
         return refused
     try:
         named_in(text_of(body))

@@ -7,8 +7,10 @@ the real server ignores them.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from include.musicapi_simulator.settings import COSTS
 
@@ -62,19 +64,18 @@ EXTENDING = {"extend_music", "extend_upload_music"}
 WITH_SOURCE_CLIP = set(COSTS) - {"create_music", "persona_music"}
 
 
-def refusal_of(body: object, *, webhooks_over_http: bool = False) -> str | None:
+def refusal_of(body: object, webhooks_over_http: bool = False) -> str | None:
     """
     Return why a create body is refused, or None if it is sound.
 
     :param body: The parsed JSON of the request, of any type.
-    :param webhooks_over_http: Take http webhook URLs of this machine for https ones.
+    :param webhooks_over_http: Allow also http for a webhook, to this machine.
     :return: One sentence that starts with the name of the offending field.
     """
     if not isinstance(body, dict):
         return "body must be a JSON object"
-    if webhooks_over_http and str(body.get("webhook_url")).startswith("http://127.0.0.1:"):
-        body = {**body, "webhook_url": f"https{str(body['webhook_url']).removeprefix('http')}"}
-    return next((text for check in CHECKS if (text := check(body))), None)
+    found = next((text for check in CHECKS if (text := check(body))), None)
+    return found or _check_webhook(body, webhooks_over_http)
 
 
 def _task_type(body: Body) -> str:
@@ -211,12 +212,23 @@ def _check_task_extras(body: Body) -> str | None:
     return None
 
 
-def _check_webhook(body: Body) -> str | None:
+def _check_webhook(body: Body, over_http: bool) -> str | None:
     if not _set(body, "webhook_url"):
         return None
     url = body["webhook_url"]
-    sound = url.startswith("https://") and len(url) <= MAX_WEBHOOK_URL
-    return None if sound else f"webhook_url must be https and at most {MAX_WEBHOOK_URL} characters"
+    sound = url.startswith("https://") or (over_http and _is_http_to_this_machine(url))
+    if sound and len(url) <= MAX_WEBHOOK_URL:
+        return None
+    return f"webhook_url must be https and at most {MAX_WEBHOOK_URL} characters"
+
+
+def _is_http_to_this_machine(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        return parts.scheme == "http" and (host == "localhost" or ipaddress.ip_address(host).is_loopback)
+    except ValueError:
+        return False
 
 
 #: In this order: types first, so that later checks need not look again.
@@ -233,5 +245,4 @@ CHECKS: tuple[Callable[[Body], str | None], ...] = (
     _check_seconds,
     _check_overpainting,
     _check_task_extras,
-    _check_webhook,
 )

@@ -26,9 +26,14 @@ MusicAPI simulator
 A local stand-in for MusicAPI. Nothing here costs money, and the music is synthesized on this machine.
 
 API            {base}  (Authorization: Bearer <the key printed at start>)
-Watch          GET    /_control/state, /_control/webhooks
+Watch          GET    /_control/state
+Webhooks       GET    /_control/webhooks   (the last attempts, for creates with a webhook_url)
 Start afresh   POST   /_control/reset
 Settings       POST   /_control/settings   {{"job_rule": "reads:3", "credits": 30, "api_key": "new"}}
+                                           {{"webhooks_over_http": true, "webhook_delay": 2.5,
+                                            "webhook_tries": 4, "webhook_retry_seconds": 1,
+                                            "webhook_lost_every": 2}}
+End a job      POST   /_control/finish     {{"task_id": "..."}}
 Misbehave      POST   /_control/scenarios  {{"name": "partial", "times": 1, "match": "words of the prompt"}}
 Behave again   DELETE /_control/scenarios
 
@@ -59,7 +64,8 @@ def control_routes(state: SimulatorState, prefix: str) -> list[Route]:
 
     return [
         route("GET", "/state", lambda state, _: state.snapshot()),
-        route("GET", "/webhooks", lambda state, _: list(state.webhooks)),
+        route("GET", "/webhooks", lambda state, _: state.webhooks),
+        route("POST", "/finish", lambda state, given: state.finish(**given)),
         route("POST", "/reset", lambda state, _: state.reset()),
         route("POST", "/settings", lambda state, given: state.configure(**given)),
         route("POST", "/scenarios", lambda state, given: state.scenario(**given)),

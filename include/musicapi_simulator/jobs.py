@@ -72,6 +72,8 @@ class Job:
     :param seconds: Length of its life under ``seconds:``.
     :param paid: Subscription and extra credits that were debited.
     :param scenarios: Scenarios that belong to this job alone.
+    :param root: Scheme and host that the create came to; the media URLs of webhooks start with it.
+    :param told: Its last webhook was accepted or given up.
     """
 
     body: dict[str, Any]
@@ -79,6 +81,7 @@ class Job:
     seconds: float
     paid: tuple[int, int]
     scenarios: list[Armed] = field(default_factory=list)
+    root: str = ""
     task_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     clip_ids: tuple[str, str] = field(default_factory=lambda: (str(uuid.uuid4()), str(uuid.uuid4())))
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -86,8 +89,7 @@ class Job:
     reads: int = 0
     finished: bool = False
     refunded: bool = False
-    #: Events that webhooks have been sent about, or will be in a moment.
-    called: set[str] = field(default_factory=set)
+    told: bool = False
 
     @property
     def text(self) -> str:
@@ -102,6 +104,16 @@ class Job:
         if progress >= HALF_FROM:
             return "half"
         return "running" if progress >= RUNNING_FROM else "not_ready"
+
+    def seconds_until(self, share: float) -> float | None:
+        """Return the seconds until this share of its life is over; None if it is, or if no clock decides."""
+        left = (share - self._progress()) * self.seconds
+        return left if self.rule.kind == "seconds" and left > 0 else None
+
+    def done_at(self) -> float:
+        """Return the epoch seconds at which it was done; ask at once, for only a clock tells it later."""
+        by_clock = self.rule.kind == "seconds" and not self.finished
+        return self.created_at.timestamp() + self.seconds if by_clock else time.time()
 
     def _progress(self) -> float:
         if self.finished or self.rule.kind == "at-once":

@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Event = Literal["booked", "finished", "refunded", "cleared"]
+Event = Literal["booked", "finished", "refunded", "told", "cleared"]
 
 
 class Journal:
     """
     JSON Lines: bookings, refunds, early finishes, cleared scenarios; each on the disk before anybody knows.
 
-    Reads are not remembered: under ``reads:N`` an unfinished job counts anew after a restart.
+    The end of a job's webhooks is a line, too: who was told is not told again. Reads are not remembered:
+    under ``reads:N`` an unfinished job counts anew after a restart.
+
+    .. note:: The file holds whole create bodies, ``webhook_secret`` included: what is sent after a restart
+        must be signed as well.
 
     :param path: The file; made if there is none.
     """
@@ -75,6 +79,7 @@ def _entry_of(job: Job) -> dict[str, Any]:
         "seconds": job.seconds,
         "paid": job.paid,
         "scenarios": [(item.scenario.name, item.left) for item in job.scenarios],
+        "root": job.root,
         "body": job.body,
     }
 
@@ -88,6 +93,7 @@ def job_of(entry: dict[str, Any]) -> Job:
         seconds=entry["seconds"],
         paid=tuple(entry["paid"]),
         scenarios=[Armed(find(name), left) for name, left in entry["scenarios"]],
+        root=entry.get("root", ""),  # older journals have none
         task_id=entry["task_id"],
         clip_ids=tuple(entry["clip_ids"]),
         created_at=created_at,

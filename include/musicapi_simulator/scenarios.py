@@ -26,6 +26,7 @@ from include.musicapi_simulator.answers import (
     error,
     failed,
 )
+from include.musicapi_simulator.webhooks import USUAL, Manner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,9 +45,9 @@ class Stage(StrEnum):
     OPENING = "first reads of the job"
     ENDING = "last answer of the job"
     POLL = "reads of a task"
-    WEBHOOK = "webhooks of the job"
     READ = "reads of a task or of the credits"
     MEDIA = "downloads"
+    WEBHOOK = "webhooks of the job"
 
 
 #: Stages of a create, whose scenarios a booked job is rid of.
@@ -61,9 +62,10 @@ class Scenario:
     One way to misbehave.
 
     :param effect: Takes the answer that was due and returns the one to send. OPENING effects are given two
-        running clips, ENDING effects two succeeded clips. What WEBHOOK scenarios do is in ``webhooks.py``.
+        running clips, ENDING effects two succeeded clips.
     :param times: Usual number of uses, None for every time. For OPENING scenarios: reads of each job.
     :param refunds: ENDING only: the job's credits go back (facts 3.3).
+    :param manner: WEBHOOK only: how the events of the job are sent.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Scenario:
     effect: Effect
     times: int | None = None
     refunds: bool = False
+    manner: Manner = USUAL
 
 
 @dataclass
@@ -118,6 +121,10 @@ def find(name: str) -> Scenario:
     if name not in CATALOGUE:
         raise ValueError(f"unknown simulator scenario {name!r}; known: {', '.join(CATALOGUE)}")
     return CATALOGUE[name]
+
+
+def _webhook(name: str, description: str, manner: Manner) -> Scenario:
+    return Scenario(name, Stage.WEBHOOK, description, _as_due, manner=manner)
 
 
 def _say(status: int, text: str, kind: str | None = None) -> Effect:
@@ -316,14 +323,6 @@ _ALL = (
     Scenario("numeric-duration", S.ENDING, "duration as a number", _numeric_duration),
     Scenario("one-clip", S.ENDING, "one clip instead of two", lambda due: data(due.clips[:1])),
     Scenario("extended-pairs", S.ENDING, "items {extended, full}", _pairs),
-    Scenario("webhook-lost", S.WEBHOOK, "the final one is never sent", _as_due),
-    Scenario("webhook-twice", S.WEBHOOK, "each is sent twice, with the same id", _as_due),
-    Scenario("webhook-early", S.WEBHOOK, "the final one comes before the streaming one", _as_due),
-    Scenario("webhook-late", S.WEBHOOK, "they come slow_seconds after the end", _as_due),
-    Scenario("webhook-wrong-secret", S.WEBHOOK, "signed with another secret", _as_due),
-    Scenario("webhook-unsigned", S.WEBHOOK, "without a signature", _as_due),
-    Scenario("webhook-body-only", S.WEBHOOK, "signed as the sister site does, over the body alone", _as_due),
-    Scenario("webhook-old", S.WEBHOOK, "rightly signed, with a timestamp of an hour ago", _as_due),
     Scenario("unknown-404", S.POLL, "404, task not found", _send(UNKNOWN_TASK)),
     Scenario("unknown-400", S.POLL, "400, task not found", _say(400, "Task not found")),
     Scenario("read-500", S.READ, "500", _send(_INTERNAL), 2),
@@ -353,6 +352,14 @@ _ALL = (
     Scenario("media-expired", S.MEDIA, "403, as if the URL had expired", _send(EXPIRED)),
     Scenario("media-image", S.MEDIA, "a picture that says it is audio/mp3", _picture),
     Scenario("media-no-range", S.MEDIA, "200 with the whole file, whatever Range asks", _no_range),
+    _webhook("webhook-lost", "never sent", Manner(copies=0)),
+    _webhook("webhook-twice", "each event sent twice, under one id", Manner(copies=2)),
+    _webhook("webhook-early", "the last event sent before the streaming one", Manner(reverse=True)),
+    _webhook("webhook-late", "the last event sent after slow_seconds", Manner(late=True)),
+    _webhook("webhook-wrong-secret", "signed with another secret", Manner(signature="wrong")),
+    _webhook("webhook-unsigned", "no signature", Manner(signature="none")),
+    _webhook("webhook-body-only", "X-Signature of the body alone (facts 7.3)", Manner(signature="body")),
+    _webhook("webhook-old", "signed an hour ago", Manner(age=3_600)),
 )
 
 #: All scenarios by name.

@@ -13,7 +13,7 @@ from uvicorn.config import LOGGING_CONFIG
 from include.musicapi_simulator.app import PREFIX, build_app
 from include.musicapi_simulator.journal import Journal
 from include.musicapi_simulator.state import SimulatorState
-from include.musicapi_simulator.webhooks import WebhookSender
+from include.musicapi_simulator.webhooks import Sender
 from include.musicapi_simulator.wire import protocol_for
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ class SimulatorServer:
         self.app = build_app(self.state)
         self._socket = _listen(host, port)
         self.base_url = f"http://{host}:{self._socket.getsockname()[1]}{PREFIX}"
-        self._sender = WebhookSender(self.state, self.base_url.removesuffix(PREFIX))
         self._ready = threading.Event()
-        self._server = _Server(self._config(verbose), self._ready.set)
+        sender = Sender(self.state, self.base_url.removesuffix(PREFIX))
+        self._server = _Server(self._config(verbose), self._ready.set, sender)
         self._thread = threading.Thread(target=self._run, name="musicapi-simulator", daemon=True)
 
     @property
@@ -78,7 +78,6 @@ class SimulatorServer:
 
     def stop(self) -> None:
         """Stop serving; requests in flight are cut off."""
-        self._sender.stop()
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(PATIENCE)
@@ -106,11 +105,7 @@ class SimulatorServer:
         self.stop()
 
     def _run(self) -> None:
-        self._sender.start()
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            self._sender.stop()
+        self._server.run(sockets=[self._socket])
 
     def _config(self, verbose: bool) -> uvicorn.Config:
         return uvicorn.Config(
@@ -128,19 +123,22 @@ class SimulatorServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, telling when it accepts connections and quiet when it stops."""
+    """uvicorn, telling when it accepts connections, quiet when it stops, and with a sender of webhooks."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], sender: Sender) -> None:
         super().__init__(config)
         self.on_ready = on_ready
+        self._sender = sender
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._sender.open()
         self.on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Requests cut off by the stop are meant to be; uvicorn would report each as an error.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await self._sender.close()
         await super().shutdown(sockets)
 
 

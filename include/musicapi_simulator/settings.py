@@ -37,13 +37,14 @@ class Settings:
     :param slow_seconds: Seconds that the ``slow-*`` scenarios wait.
     :param media_url_seconds: Seconds for which the media URLs of a task answer work; each answer has fresh
         ones. 0: for ever, as the vendor says of its own (facts 1).
-    :param webhook_delay: Seconds from an event to its webhook.
-    :param webhook_tries: Attempts to deliver one; the real number is not stated anywhere (facts 7.2).
-    :param webhook_retry_seconds: Seconds before the second attempt, doubled each time.
-    :param webhook_lost_every: Each how many-th final webhook is never sent; 0: none is lost.
-    :param webhooks_over_http: Take http URLs of this machine; the real API wants https (facts 7.1).
     :param one_song: Ignore the words: all tracks of a voice sound the same, and so are rendered once. For
         benchmarks that should measure a client and not LAME.
+    :param webhook_delay: Seconds from an event to its sending.
+    :param webhook_tries: Times that a webhook is sent until a 2xx answers it.
+    :param webhook_retry_seconds: Seconds before the second attempt, doubled before each further one.
+    :param webhook_lost_every: Every so many-th last event of a job is not sent; 0: none is lost.
+    :param webhooks_over_http: Accept also http URLs to addresses of this machine. The real service wants
+        https (facts 7.1), but a test's receiver has no certificate.
     """
 
     api_key: str = "simulator-key"
@@ -57,12 +58,12 @@ class Settings:
     retry_after: float = 1.0
     slow_seconds: float = 5.0
     media_url_seconds: float = 0.0
+    one_song: bool = False
     webhook_delay: float = 0.0
     webhook_tries: int = 4
     webhook_retry_seconds: float = 1.0
     webhook_lost_every: int = 0
     webhooks_over_http: bool = False
-    one_song: bool = False
 
     def words(self, text: str) -> str:
         """Return the part of a text that tracks and covers are made of."""

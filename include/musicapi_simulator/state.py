@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +12,16 @@ from include.musicapi_simulator.jobs import Job, JobRule, Phase, length_of, text
 from include.musicapi_simulator.journal import job_of
 from include.musicapi_simulator.scenarios import AT_CREATE, OF_A_JOB, Armed, Scenario, Stage, find, named_in
 from include.musicapi_simulator.settings import COSTS, Settings
+from include.musicapi_simulator.webhooks import USUAL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from include.musicapi_simulator.journal import Event, Journal
+    from include.musicapi_simulator.webhooks import Manner
+
+#: Attempts to send a webhook of which the outcome is kept.
+KEPT_DELIVERIES = 1_000
 
 
 class SimulatorState(Settings):
@@ -32,20 +39,36 @@ class SimulatorState(Settings):
     * ``requests``: by method and route, such as ``GET /sonic/task/{task_id}``
     * ``creates_booked``: debited creates by their prompt (or description, lyrics, title)
     * ``creates_refused``: creates with the right key that booked nothing, by HTTP status (0: dropped)
-    * ``webhooks``: the last attempts to deliver one: ``url, event, task_id, webhook_id, status`` (0: no
-      answer), ``time`` of the answer and ``done_at`` of the job, both in epoch seconds
     * ``connections_opened``: TCP connections
     * ``media_requests_with_key``: downloads that carried an Authorization header; must stay 0
+    * ``webhooks_sent``: attempts by event
+    * ``webhooks_accepted``: attempts that a 2xx answered
+    * ``webhooks_refused``: attempts that none did, by HTTP status (0: no answer)
+    * ``webhooks``: what became of the last attempts, with the time of the answer and of the job's end
     """
 
     def __init__(self, settings: Settings | None = None, journal: Journal | None = None) -> None:
         self._initial = Settings(**asdict(settings)) if settings else Settings()
         self._lock = threading.RLock()
+        self._watcher: Callable[[Job | None], object] | None = None
         self._journal: Journal | None = None  # not before the journal is read: a reset empties it
         self.reset()
         if journal:
             self._recall(journal)
             self._journal = journal
+
+    def watch(self, watcher: Callable[[Job | None], object] | None) -> None:
+        """
+        Let somebody know of changes, in the thread that makes them.
+
+        :param watcher: Called with a job that may have reached another phase, or with None: any job may have,
+            or may be forgotten. None for nobody.
+        """
+        self._watcher = watcher
+
+    def _changed(self, job: Job | None = None) -> None:
+        if self._watcher:
+            self._watcher(job)
 
     def reset(self) -> None:
         """Forget all jobs, counters and scenarios; settings return to what they were at the start."""
@@ -60,12 +83,17 @@ class SimulatorState(Settings):
             self.requests: Counter[str] = Counter()
             self.creates_booked: Counter[str] = Counter()
             self.creates_refused: Counter[int] = Counter()
-            self.webhooks: deque[dict[str, Any]] = deque(maxlen=1000)
             self.connections_opened = 0
             self.media_requests_with_key = 0
+            self.webhooks_sent: Counter[str] = Counter()
+            self.webhooks_accepted = 0
+            self.webhooks_refused: Counter[int] = Counter()
+            self.webhooks: list[dict[str, Any]] = []
+            self._last_events = 0
             self._marker_uses: Counter[tuple[str, str]] = Counter()
             self._may_refund: dict[str, Job] = {}
             self._last_create = float("-inf")
+            self._changed()
 
     def _recall(self, journal: Journal) -> None:
         """Become what the journal tells."""
@@ -77,6 +105,8 @@ class SimulatorState(Settings):
                 self._enter(job)
             elif event == "cleared":
                 self._disarm()
+            elif event == "told":
+                self.jobs[entry["task_id"]].told = True
             else:
                 self.finish(entry["task_id"])
                 if event == "refunded":
@@ -141,6 +171,7 @@ class SimulatorState(Settings):
             self.settle()  # what has failed has failed
             self._disarm()
             self._note("cleared")
+            self._changed()
 
     def _disarm(self) -> None:
         self.armed.clear()
@@ -173,6 +204,11 @@ class SimulatorState(Settings):
         """Return the scenario that shapes the job's last answer."""
         return next((a.scenario for a in job.scenarios if a.scenario.stage is Stage.ENDING), None)
 
+    def manner_of(self, job: Job) -> Manner:
+        """Return how the webhooks of this job are sent."""
+        found = (a.scenario for a in job.scenarios if a.scenario.stage is Stage.WEBHOOK)
+        return next((scenario.manner for scenario in found), USUAL)
+
     def _fire(self, armed: list[Armed], stage: Stage, text: str) -> Scenario | None:
         return next((item.scenario for item in armed if item.fires(stage, text)), None)
 
@@ -185,12 +221,13 @@ class SimulatorState(Settings):
             self._last_create = now
             return False
 
-    def book(self, body: dict[str, Any]) -> Job | None:
+    def book(self, body: dict[str, Any], root: str = "") -> Job | None:
         """
         Debit a create and start its job.
 
         Credits go at submit: the refund texts imply it (facts 9). Extra credits go first (facts 8).
 
+        :param root: Scheme and host that the create came to.
         :return: The job, or None if the credits do not suffice.
         """
         with self._lock:
@@ -201,10 +238,11 @@ class SimulatorState(Settings):
             paid = (cost - extra, extra)
             self.credits, self.extra_credits = self.credits - paid[0], self.extra_credits - paid[1]
             rule = JobRule.parse(self.job_rule)
-            job = Job(body, rule, length_of(rule, self.seed, len(self.jobs)), paid)
+            job = Job(body, rule, length_of(rule, self.seed, len(self.jobs)), paid, root=root)
             job.scenarios = self._scenarios_for(job)
             self._enter(job)
             self._note("booked", job)
+            self._changed(job)
             return job
 
     def _enter(self, job: Job) -> None:
@@ -221,26 +259,25 @@ class SimulatorState(Settings):
         found = (self._fire(self.armed, stage, job.text) for stage in OF_A_JOB)
         return named + [Armed(scenario, scenario.times) for scenario in found if scenario]
 
+    def count_read(self, job: Job) -> None:
+        """Count a read of a job's task."""
+        job.reads += 1
+        self._changed(job)
+
     def finish(self, task_id: str) -> None:
-        """End a job now, whatever its rule or its opening scenario says."""
+        """
+        End a job now, whatever its rule or its opening scenario says.
+
+        :raises ValueError: If there is no such job.
+        """
         with self._lock:
-            job = self.jobs[task_id]
+            job = self.jobs.get(task_id)
+            if job is None:
+                raise ValueError(f"unknown task {task_id!r}")
             job.finished = True
             job.scenarios = [item for item in job.scenarios if item.scenario.stage is not Stage.OPENING]
             self._note("finished", job)
-
-    def uncalled(self) -> list[Job]:
-        """Return the jobs that a webhook is still due about."""
-        with self._lock:
-            wanted = (job for job in self.jobs.values() if job.body.get("webhook_url"))
-            return [job for job in wanted if len(job.called) < 2]
-
-    def note_call(
-        self, url: str, event: str, task_id: str, webhook_id: str, status: int, done_at: float | None
-    ) -> None:
-        """Note an attempt to deliver a webhook."""
-        about = {"url": url, "event": event, "task_id": task_id, "webhook_id": webhook_id, "status": status}
-        self.webhooks.append({**about, "time": time.time(), "done_at": done_at})
+            self._changed(job)
 
     def phase_of(self, job: Job) -> Phase:
         """Return a job's phase as a poll would see it: the scenario ``running`` holds it for ever."""
@@ -265,6 +302,43 @@ class SimulatorState(Settings):
                 )
                 self._note("refunded", job)
 
+    def knows(self, job: Job) -> bool:
+        """Say whether a job is one of this account, and was not forgotten by a reset."""
+        return self.jobs.get(job.task_id) is job
+
+    def loses_last(self, job: Job) -> bool:
+        """Count the last event of a job, and say whether it is one of those to be lost."""
+        with self._lock:
+            if not self.knows(job):
+                return True
+            self._last_events += 1
+            return self.webhook_lost_every > 0 and self._last_events % self.webhook_lost_every == 0
+
+    def note_webhook(self, job: Job, event: str) -> None:
+        """Count an attempt to send a webhook."""
+        with self._lock:
+            if self.knows(job):
+                self.webhooks_sent[event] += 1
+
+    def note_delivery(self, job: Job, delivery: dict[str, Any]) -> None:
+        """Count what became of an attempt."""
+        with self._lock:
+            if not self.knows(job):
+                return
+            if delivery["status"] // 100 == 2:
+                self.webhooks_accepted += 1
+            else:
+                self.webhooks_refused[delivery["status"]] += 1
+            # A new list: who has the old one may be reading it in another thread.
+            self.webhooks = [*self.webhooks, delivery][-KEPT_DELIVERIES:]
+
+    def note_told(self, job: Job) -> None:
+        """Remember that nothing more is to be sent about a job."""
+        with self._lock:
+            if self.knows(job):
+                job.told = True
+                self._note("told", job)
+
     def snapshot(self) -> dict[str, Any]:
         """Return counters, credits and jobs by phase, ready for JSON."""
         with self._lock:
@@ -273,11 +347,11 @@ class SimulatorState(Settings):
                 "requests": dict(self.requests),
                 "creates_booked": dict(self.creates_booked),
                 "creates_refused": {str(status): count for status, count in self.creates_refused.items()},
-                "webhooks": dict(
-                    Counter(f"{call['event']} {call['status']}" for call in list(self.webhooks))
-                ),
                 "connections_opened": self.connections_opened,
                 "media_requests_with_key": self.media_requests_with_key,
+                "webhooks_sent": dict(self.webhooks_sent),
+                "webhooks_accepted": self.webhooks_accepted,
+                "webhooks_refused": {str(status): count for status, count in self.webhooks_refused.items()},
                 "credits": self.credits,
                 "extra_credits": self.extra_credits,
                 "jobs": dict(Counter(self.phase_of(job) for job in self.jobs.values())),

@@ -1,210 +1,290 @@
 """
-Calls back: signed events about jobs whose creates have named a URL (facts 7).
+The webhooks of the service: a create with a ``webhook_url`` is called back when its job streams and ends.
 
-A thread looks which jobs have come how far, and others send: the simulator answers meanwhile, and a receiver
-that hangs holds up nobody else. It signs with a few lines of its own, lest it agree with our receiver on a
-mistake.
+Headers, signature and body follow facts 7. No source states order, time-out or retries: here the events of a
+job set out in their order, and one that no 2xx answers comes again a few times, under its id and signed anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import secrets
-import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-import requests
+import aiohttp
 
 from include.musicapi_simulator import answers
-from include.musicapi_simulator.scenarios import Stage
+from include.musicapi_simulator.jobs import HALF_FROM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from include.musicapi_simulator.answers import Reply
     from include.musicapi_simulator.jobs import Job
     from include.musicapi_simulator.state import SimulatorState
 
-#: Seconds between looks at the jobs, and for which a receiver may take its time.
-TICK, PATIENCE = 0.02, 5.0
-#: Calls at once.
-THREADS = 16
-STREAMING, COMPLETED, FAILED = "song.streaming", "song.completed", "song.failed"
-#: What signs where a create has named no secret: nobody else knows it (facts 7.1).
-OWN_SECRET = secrets.token_hex(32)
+#: Seconds within which a receiver must answer.
+TIMEOUT = 5.0
+#: Webhooks under way at one time; more wait for their turn.
+AT_ONCE = 100
+#: ``code`` of a failure by the ``type`` of the task's answer, where its status is 200. The sheet says no more
+#: than "other values on failure" (facts 7.4).
+CODES = {"forbidden": 403, "timeout": 504}
 
 
 @dataclass(frozen=True)
-class Call:
+class Manner:
     """
-    One event about one job, which may be sent more than once.
+    How the webhooks of a job are sent: what the scenarios of stage WEBHOOK change.
 
-    :param done_at: Epoch seconds at which the job ended, as seen here; None for streaming.
-    :param skew: Seconds that the timestamp lies back.
-    :param form: How it is signed: as documented, not at all, or the sister site's way, over the body alone.
+    :param copies: Times that each event is sent.
+    :param reverse: Send the streaming event after the last one.
+    :param late: Send the last event ``slow_seconds`` later.
+    :param signature: ``right``; ``wrong``: made with another secret; ``none``; ``body``: of the body alone,
+        in another header, as on a sister site (facts 7.3).
+    :param age: Seconds that the timestamp lies back.
     """
 
-    url: str
-    secret: str
+    copies: int = 1
+    reverse: bool = False
+    late: bool = False
+    signature: Literal["right", "wrong", "none", "body"] = "right"
+    age: float = 0.0
+
+
+#: Of a job without such a scenario.
+USUAL = Manner()
+
+
+@dataclass(frozen=True)
+class Callback:
+    """
+    One event of a job, on its way to the receiver.
+
+    :param body: The bytes that are sent and signed.
+    :param done_at: Epoch seconds at which the job was done; None for the streaming event.
+    :param tried: Set once the first attempt is over.
+    """
+
     event: str
-    body: dict[str, Any]
-    done_at: float | None
-    skew: float = 0.0
-    form: str = "documented"
-    id: str = field(default_factory=lambda: f"evt_{uuid.uuid4().hex}")
+    job: Job
+    body: bytes
+    manner: Manner
+    done_at: float | None = None
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def signed(self) -> tuple[bytes, dict[str, str]]:
-        """Return body and headers of an attempt, of this moment."""
-        raw = json.dumps(self.body).encode()
-        timestamp = str(int(time.time() - self.skew))
-        headers = {
+    @property
+    def webhook_id(self) -> str:
+        """The event's id: also the same after a restart, so that a receiver can tell a repetition."""
+        return str(uuid.uuid5(uuid.UUID(self.job.task_id), self.event))
+
+    def headers(self, own_secret: str) -> dict[str, str]:
+        """
+        Return the headers, signed now.
+
+        :param own_secret: Signs where the create named no secret (facts 7.1).
+        """
+        timestamp = str(int(time.time() - self.manner.age))
+        secret = self.job.body.get("webhook_secret") or own_secret
+        return {
             "Content-Type": "application/json",
-            "X-Webhook-Id": self.id,
-            "Idempotency-Key": self.id,
+            "X-Webhook-Id": self.webhook_id,
+            "Idempotency-Key": self.webhook_id,
             "X-Webhook-Event": self.event,
             "X-Webhook-Timestamp": timestamp,
+            **self._signature(f"wrong {secret}" if self.manner.signature == "wrong" else secret, timestamp),
         }
-        if self.form == "documented":
-            headers["X-Webhook-Signature"] = _digest(self.secret, timestamp.encode() + b"." + raw)
-        elif self.form == "body only":
-            headers["X-Signature"] = headers["X-Webhook-Signature"] = _digest(self.secret, raw)
-        return raw, headers
+
+    def _signature(self, secret: str, timestamp: str) -> dict[str, str]:
+        if self.manner.signature == "none":
+            return {}
+        if self.manner.signature == "body":
+            return {"X-Signature": _hmac(secret, self.body)}
+        return {"X-Webhook-Signature": f"sha256={_hmac(secret, timestamp.encode() + b'.' + self.body)}"}
 
 
-def _digest(secret: str, message: bytes) -> str:
-    return "sha256=" + hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()
+def _hmac(secret: str, message: bytes) -> str:
+    # JSON may hold half a surrogate pair; a create with one must not break the sender.
+    return hmac.new(secret.encode("utf-8", "surrogatepass"), message, hashlib.sha256).hexdigest()
 
 
-#: What a scenario makes of the calls about a job that are due together.
-BEHAVIOURS: dict[str, Callable[[list[Call]], list[Call]]] = {
-    "webhook-lost": lambda calls: [call for call in calls if call.event == STREAMING],
-    "webhook-twice": lambda calls: [call for call in calls for _ in range(2)],
-    "webhook-early": lambda calls: sorted(calls, key=lambda call: call.event == STREAMING),
-    "webhook-wrong-secret": lambda calls: [replace(call, secret="a wrong secret") for call in calls],  # noqa: S106
-    "webhook-unsigned": lambda calls: [replace(call, form="none") for call in calls],
-    "webhook-body-only": lambda calls: [replace(call, form="body only") for call in calls],
-    "webhook-old": lambda calls: [replace(call, skew=3600.0) for call in calls],
-}
-#: Scenarios that keep the streaming event until the last one is due.
-TOGETHER = frozenset({"webhook-early", "webhook-late"})
-
-
-class WebhookSender:
+def callback_of(event: str, job: Job, reply: Reply, manner: Manner, done_at: float | None = None) -> Callback:
     """
-    Watches the jobs of a running simulator and calls back.
+    Return the callback that tells what a task's answer tells (facts 7.4).
 
-    :param root: Scheme and host of the simulator; media URLs start with it.
+    :param event: ``song.streaming`` or ``song.completed``. An answer without clips, or with failed ones only,
+        makes it ``song.failed``.
+    """
+    told, items = reply.body, reply.body.get("data", [])
+    code, message = 200, told.get("message")
+    if all(item.get("state") == "failed" for item in items):
+        event = "song.failed"
+        code = reply.status if reply.status != 200 else CODES.get(told.get("type"), 500)
+        message = items[0]["error_message"] if items else told.get("error") or message
+    body = {
+        "event": event,
+        "task_id": job.task_id,
+        "platform": "suno",  # as documented; integrators expect "sonic" (facts 7.4, CONFLICT)
+        "code": code,
+        "message": message,
+        "data": items,
+    }
+    # Not escaped to ASCII: who signs the parsed text instead of the bytes shall notice.
+    raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return Callback(event, job, raw, manner, done_at)
+
+
+def _wants_webhooks(job: Job) -> bool:
+    return bool(job.body.get("webhook_url"))
+
+
+class Sender:
+    """
+    Sends the webhooks of all jobs, on the server's loop, one task a job.
+
+    :param state: Whose jobs are followed; it counts what was sent.
+    :param root: Scheme and host for the media URLs of jobs that were not booked over HTTP.
     """
 
     def __init__(self, state: SimulatorState, root: str) -> None:
-        self._state = state
+        self.state = state
         self._root = root
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="musicapi-webhooks", daemon=True)
-        self._pool = ThreadPoolExecutor(THREADS, "musicapi-webhook")
-        self._finals = 0
+        self._own_secret = secrets.token_hex()
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._followers: dict[str, tuple[Job, asyncio.Task[None], asyncio.Event]] = {}
 
-    def start(self) -> None:
-        """Begin to watch."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Send nothing any more; what is being sent is not waited for."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(TICK):
-            for job in self._state.uncalled():
-                if calls := self._due(job):
-                    self._pool.submit(self._send, job, calls)
-
-    def _due(self, job: Job) -> list[Call]:
-        """Return the calls that are due about a job, as its scenario will have them."""
-        phase, scenario = self._state.phase_of(job), self._scenario_of(job)
-        events = {"half": [STREAMING], "done": [STREAMING, COMPLETED]}.get(phase, [])
-        if phase == "half" and scenario in TOGETHER:
-            return []
-        due = [event for event in events if event not in job.called]
-        job.called.update(due)
-        calls = [self._call(job, event) for event in due]
-        if scenario in BEHAVIOURS:
-            calls = BEHAVIOURS[scenario](calls)
-        return [call for call in calls if not self._is_lost(call)]
-
-    def _scenario_of(self, job: Job) -> str:
-        names = (item.scenario.name for item in job.scenarios if item.scenario.stage is Stage.WEBHOOK)
-        return next(names, "")
-
-    def _is_lost(self, call: Call) -> bool:
-        if call.event == STREAMING:
-            return False
-        self._finals += 1
-        every = self._state.webhook_lost_every
-        return bool(every) and self._finals % every == 0
-
-    def _call(self, job: Job, event: str) -> Call:
-        told: dict[str, Any] = {"code": 200, "message": "success"}
-        reply = answers.task(job, "half" if event == STREAMING else "done", self._root, self._state)
-        if event == COMPLETED:
-            ending = self._state.ending_of(job)
-            reply = ending.effect(reply) if ending else reply
-            self._state.settle(job)
-        body = reply.body if isinstance(reply.body, dict) else {}
-        clips = body.get("data")
-        failed = reply.status != 200 or "error" in body or _all_failed(clips)
-        if event == COMPLETED and failed:
-            event = FAILED
-            status = reply.status if reply.status != 200 else 500
-            told = {"code": status, "message": body.get("error", "Generation failed")}
-        about = {"event": event, "task_id": job.task_id, "platform": "suno", **told}
-        return Call(
-            url=str(job.body["webhook_url"]),
-            secret=str(job.body.get("webhook_secret") or OWN_SECRET),
-            event=event,
-            body={**about, "data": clips or []},
-            done_at=None if event == STREAMING else time.time(),
+    def open(self) -> None:
+        """Begin, on the running loop, also with jobs that were booked before."""
+        loop = asyncio.get_running_loop()
+        # No connection is used twice: one that the receiver has just closed would look like a refusal.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
         )
 
-    def _send(self, job: Job, calls: list[Call]) -> None:
-        """Send the calls about a job, one after the other."""
-        if self._scenario_of(job) == "webhook-late" and self._stopped.wait(self._state.slow_seconds):
-            return
-        for call in calls:
-            if self._stopped.wait(self._state.webhook_delay):
+        def notice(job: Job | None) -> None:
+            if job is None or _wants_webhooks(job):
+                loop.call_soon_threadsafe(self._look, job)
+
+        self.state.watch(notice)
+        self._look(None)
+
+    async def close(self) -> None:
+        """End; what is not sent by now is not sent."""
+        self.state.watch(None)
+        while self._followers:  # a job may be booked meanwhile
+            tasks = [task for _, task, _ in self._followers.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._session.close()
+
+    def _look(self, changed: Job | None) -> None:
+        """Begin to follow a job or wake its follower; with None, all, and end those of forgotten jobs."""
+        for job in [changed] if changed else list(self.state.jobs.values()):
+            if job.task_id in self._followers:
+                self._followers[job.task_id][2].set()
+            elif _wants_webhooks(job) and not job.told and self.state.knows(job):
+                self._begin(job)
+        for job, task, _ in () if changed else self._followers.values():
+            if not self.state.knows(job):
+                task.cancel()
+
+    def _begin(self, job: Job) -> None:
+        woken = asyncio.Event()
+        task = asyncio.create_task(self._follow(job, woken))
+        task.add_done_callback(lambda _task: self._followers.pop(job.task_id))
+        self._followers[job.task_id] = job, task, woken
+
+    async def _follow(self, job: Job, woken: asyncio.Event) -> None:
+        """Send what happens to a job, until its last event is accepted or given up."""
+        async with asyncio.TaskGroup() as group:
+            await self._reached("half", job, woken)
+            manner = self.state.manner_of(job)
+            reply = answers.task(job, "half", job.root or self._root, self.state)
+            streaming = callback_of("song.streaming", job, reply, manner)
+            if not manner.reverse:
+                group.create_task(self._deliver(streaming))
+            await self._reached("done", job, woken)
+            last = self._last(job)
+            group.create_task(self._deliver(last, after=None if manner.reverse else streaming))
+            if manner.reverse:
+                group.create_task(self._deliver(streaming, after=last))
+        self.state.note_told(job)
+
+    def _last(self, job: Job) -> Callback:
+        done_at = job.done_at()
+        self.state.settle(job)
+        reply = answers.task(job, "done", job.root or self._root, self.state)
+        if ending := self.state.ending_of(job):
+            reply = ending.effect(reply)
+        manner = self.state.manner_of(job)
+        if self.state.loses_last(job):
+            manner = replace(manner, copies=0)
+        return callback_of("song.completed", job, reply, manner, done_at)
+
+    async def _reached(self, phase: Literal["half", "done"], job: Job, woken: asyncio.Event) -> None:
+        share = HALF_FROM if phase == "half" else 1.0
+        while True:
+            left = job.seconds_until(share)  # before the look: None then means that nothing but a wake helps
+            if self.state.phase_of(job) in (phase, "done"):
                 return
-            self._deliver(call)
+            woken.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await woken.wait()
 
-    def _deliver(self, call: Call) -> None:
-        """Send until it is accepted, or often enough."""
-        for attempt in range(self._state.webhook_tries):
-            raw, headers = call.signed()
-            status = _post(call.url, raw, headers)
-            self._state.note_call(call.url, call.event, call.body["task_id"], call.id, status, call.done_at)
-            if 200 <= status < 300:
+    async def _deliver(self, callback: Callback, after: Callback | None = None) -> None:
+        """
+        Send an event until it is accepted or has been tried often enough.
+
+        :param after: The event before it, of which the first attempt is waited for.
+        """
+        late = callback.manner.late and callback.done_at is not None
+        await asyncio.sleep(self.state.webhook_delay + (self.state.slow_seconds if late else 0))
+        if after:
+            await after.tried.wait()
+        refused = [copy for copy in range(callback.manner.copies) if not await self._attempt(callback)]
+        callback.tried.set()
+        await asyncio.gather(*(self._retry(callback) for _ in refused))
+
+    async def _retry(self, callback: Callback) -> None:
+        for attempt in range(self.state.webhook_tries - 1):
+            await asyncio.sleep(self.state.webhook_retry_seconds * 2**attempt)
+            if await self._attempt(callback):
                 return
-            if self._stopped.wait(self._state.webhook_retry_seconds * 2**attempt):
-                return
 
+    async def _attempt(self, callback: Callback) -> bool:
+        """Send an event once and say whether it was accepted."""
+        async with self._turns:
+            self.state.note_webhook(callback.job, callback.event)
+            status = await self._post(callback)
+        self.state.note_delivery(
+            callback.job,
+            {
+                "url": callback.job.body["webhook_url"],
+                "event": callback.event,
+                "task_id": callback.job.task_id,
+                "webhook_id": callback.webhook_id,
+                "status": status,
+                "time": time.time(),
+                "done_at": callback.done_at,
+            },
+        )
+        return status // 100 == 2
 
-def _all_failed(clips: Any) -> bool:
-    return bool(clips) and all(isinstance(clip, dict) and clip.get("state") == "failed" for clip in clips)
-
-
-def _post(url: str, raw: bytes, headers: dict[str, str]) -> int:
-    """Return the status of the answer, 0 without one."""
-    try:
-        with requests.Session() as session:
-            session.trust_env = False
-            return session.post(
-                url, raw, headers=headers, timeout=PATIENCE, allow_redirects=False
-            ).status_code
-    except requests.RequestException:
-        return 0
+    async def _post(self, callback: Callback) -> int:
+        """Return the receiver's status, 0 for no answer."""
+        url, headers = callback.job.body["webhook_url"], callback.headers(self._own_secret)
+        try:
+            async with self._session.post(
+                url, data=callback.body, headers=headers, allow_redirects=False
+            ) as answer:
+                return answer.status
+        except (aiohttp.ClientError, TimeoutError, ValueError):  # the last: a host that no name can be
+            return 0

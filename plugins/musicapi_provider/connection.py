@@ -49,6 +49,7 @@ _SETTINGS = frozenset(
 #: Characters that a webhook secret has at least: it is all that tells the API's callbacks from others.
 MIN_SECRET = 16
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
+_URL = re.compile(r"[\x21-\x7e]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
 
@@ -161,14 +162,17 @@ def _webhook(connection: Connection, extra: Mapping[str, Any]) -> WebhookSetting
     secrets = tuple(str(extra.get("webhook_secret") or "").split())
     interval = _positive(connection, extra, "webhook_poll_interval") or WEBHOOK_POLL_INTERVAL
     if not (url and secrets):
-        if enabled or url or secrets:
-            missing = "webhook_secret" if url else "webhook_base_url"
-            raise _unusable(connection, f"extra {missing!r}", "is missing: webhooks need both of them")
-        return None
-    parts = urlsplit(url)
+        # Only who buys with a webhook has to mind: others poll.
+        return WebhookSettings(url, secrets, enabled, interval) if enabled or url or secrets else None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
     # As with audio URLs: http only where the API itself is spoken to by http, as with the simulator.
     schemes = ("https", "http") if urlsplit(_base_url(connection)).scheme == "http" else ("https",)
-    if parts.scheme not in schemes or not parts.hostname or parts.query or parts.fragment or "@" in url:
+    sound = parts.scheme in schemes and _HOST.fullmatch(parts.hostname or "") and _URL.fullmatch(url)
+    if not sound or parts.query or parts.fragment or "@" in url:
         raise _unusable(
             connection,
             "extra 'webhook_base_url'",

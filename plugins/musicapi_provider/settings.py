@@ -56,6 +56,11 @@ class WebhookSettings:
     enabled: bool = False
     poll_interval: float = WEBHOOK_POLL_INTERVAL
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is an address and a secret."""
+        return bool(self.base_url and self.secrets)
+
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:

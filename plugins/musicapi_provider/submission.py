@@ -122,6 +122,7 @@ class Record:
     :param lost: What creates whose answers were lost, and that were sent again, may have cost.
     :param bought_in: The generation in which the last request was about to leave; adopting keeps it.
     :param token: By which the API calls back about the last request; ``None``: it does not.
+    :param told: The id is known from a callback alone.
     """
 
     at: str
@@ -135,6 +136,7 @@ class Record:
     lost: float = 0.0
     bought_in: str = ""
     token: str | None = None
+    told: bool = False
 
     @property
     def is_intent(self) -> bool:
@@ -343,8 +345,7 @@ def submit(
     :raises MusicAPIError: a certain refusal; the intent is withdrawn, nothing was spent.
     """
     ledger = Ledger(store)
-    if callbacks:
-        _complete_told(ledger, callbacks)
+    told_now = _complete_told(ledger, callbacks) if callbacks else set()
     record = ledger.get(fingerprint)
     if record is not None and record.is_intent:
         _settle_intent(client, record, fingerprint, on_unknown_outcome, callback_patience)
@@ -356,6 +357,8 @@ def submit(
             record.at,
         )
         return _submitted(record, bought=False)
+    if record is not None and record.told and due is _Due.REFUNDED:
+        _refuse_unproven(record, on_unknown_outcome, just_now=fingerprint in told_now)
     for print_, other in ledger.others(fingerprint).items():
         if other.is_intent and other.generation == generation:
             _settle_intent(client, other, print_, on_unknown_outcome, callback_patience)
@@ -366,7 +369,7 @@ def submit(
     intent = replace(Record.after(record, generation, refunded=due is _Due.REFUNDED), credits=cost)
     try:
         intent = replace(intent, balance=_balance(client, cost, check=credit_check))
-        if expected := callbacks.expect() if callbacks else None:
+        if expected := callbacks.expect() if callbacks and "webhook_url" not in body else None:
             intent = replace(intent, token=expected.token)
         request = {**body, **(expected.fields if expected else {})}
         return _submitted(_buy(client, request, ledger, fingerprint, intent, on_unknown_outcome), bought=True)
@@ -555,15 +558,39 @@ def _stubbornly(write: Callable[[], None], what: str) -> None:
         log.exception("%s could not be written; a retry will ask what became of this purchase.", what)
 
 
-def _complete_told(ledger: Ledger, callbacks: Callbacks) -> None:
-    """Complete the intents whose callbacks have come: what seemed lost is found."""
+def _complete_told(ledger: Ledger, callbacks: Callbacks) -> set[str]:
+    """Complete the intents whose callbacks have come, and return which: what seemed lost is found."""
+    told = set()
     for fingerprint, intent in ledger.intents().items():
         if intent.token and (music_task_id := callbacks.told(intent.token)):
-            ledger.put(fingerprint, replace(intent, music_task_id=music_task_id))
+            ledger.put(fingerprint, replace(intent, music_task_id=music_task_id, told=True))
+            told.add(fingerprint)
             log.info(
                 "The create of %s, whose answer was lost, is music task %s: the API has called about it.",
                 *(intent.at, music_task_id),
             )
+    return told
+
+
+def _refuse_unproven(record: Record, policy: UnknownOutcome, *, just_now: bool) -> None:
+    """
+    Refuse to buy anew because a music task has failed that only a callback has named.
+
+    That the create in question was refunded is not proven by it; and one try must not buy again and again.
+    """
+    if policy is UnknownOutcome.RESUBMIT and not just_now:
+        return
+    error = MusicAPIAmbiguousSubmitError(
+        f"The answer to the create of {record.at} was lost. The API has called that it is music task "
+        f"{record.music_task_id}, which has failed and should be refunded; nothing else proves that it is "
+        "this one.",
+        next_step='look into the account. If it was refunded, set on_unknown_outcome="resubmit" and clear '
+        "the task: it is bought anew.",
+    )
+    if policy is UnknownOutcome.RESUBMIT:
+        error.retryable = True
+        error.next_step = "the task's next retry buys it anew; if none is left, clear the task."
+    raise error
 
 
 def _settle_intent(

@@ -91,12 +91,10 @@ def test_order_buys_and_says_where_to_call(
     run_dag: Callable[..., DagRun], simulator: SimulatorServer, connect: Callable[..., None]
 ) -> None:
     """One song, and no waiting."""
-    webhooks = {"webhook_base_url": "https://airflow.example.com", "webhook_secret": "0123456789abcdef"}
+    webhooks = {"webhook_base_url": "https://127.0.0.1:1", "webhook_secret": "0123456789abcdef"}
     connect(simulator.base_url, simulator.api_key, **webhooks)
     assert run_dag("musicapi_order", description="a reel").state == "success"
 
     (job,) = simulator.state.jobs.values()
-    assert job.body["webhook_url"].startswith(
-        "https://airflow.example.com/musicapi-webhooks/musicapi_default/"
-    )
+    assert job.body["webhook_url"].startswith("https://127.0.0.1:1/musicapi-webhooks/musicapi_default/")
     assert job.reads == 0

@@ -74,7 +74,7 @@ def test_track_whose_call_is_lost_or_forged_is_polled_for(song: Song, world: Wor
     for index, prompt in enumerate(POLLED):
         assert song.clip_ids(index) == list(song.job(prompt).clip_ids)
     assert {how for how, status in calls if status == 401} == {"secret", "unsigned", "only", "old"}
-    assert {how for how, status in calls if status == 200} == {"lost"}  # its streaming event
+    assert {status for _, status in calls} <= {401, 0}
     assert "Callbacks refused" in (world.stack.home / "processes" / "api-server.log").read_text()
 
 

@@ -9,7 +9,6 @@ import pytest
 import requests
 
 from include.musicapi_simulator.scenarios import CATALOGUE, Stage
-from include.musicapi_simulator.webhooks import BEHAVIOURS
 
 DROPPED = requests.ConnectionError
 COST = 15
@@ -99,10 +98,10 @@ REFUNDED = {"all-failed", "failed", "timeout", "api-error", "forbidden", "gatewa
 
 
 def test_every_scenario_is_tested():
-    """A scenario that is added to the catalogue must be added here."""
-    elsewhere = {name for name, scenario in CATALOGUE.items() if scenario.stage is Stage.WEBHOOK}
-    assert set(CATALOGUE) - elsewhere == {*AT_CREATE, *OF_THE_JOB, *AT_READ, *AT_DOWNLOAD}
-    assert elsewhere == {*BEHAVIOURS, "webhook-late"}  # test_webhooks.py
+    """A scenario that is added to the catalogue must be added here, or in ``test_webhooks.py``."""
+    here = {name for name, scenario in CATALOGUE.items() if scenario.stage is not Stage.WEBHOOK}
+
+    assert here == {*AT_CREATE, *OF_THE_JOB, *AT_READ, *AT_DOWNLOAD}
 
 
 def test_refunding_scenarios_are_as_documented():

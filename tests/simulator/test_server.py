@@ -188,6 +188,8 @@ def test_control_changes_settings_and_resets(caller, state):
         ("/settings", {"colour": "blue"}),
         ("/settings", {"job_rule": "soon"}),
         ("/settings", {"credits": "many"}),
+        ("/finish", {"task_id": "nobody's"}),
+        ("/settings", {"webhook_tries": 2.5}),
         ("/scenarios", {"name": "partail"}),
         ("/scenarios", {"title": "partial"}),
         ("/scenarios", ["partial"]),

@@ -207,6 +207,7 @@ def test_success_is_booked_once_and_recorded(
         "lost": 0,
         "bought_in": FIRST,
         "token": None,
+        "told": False,
     }
 
 

@@ -52,7 +52,7 @@ from musicapi_provider.submission import (
     submit,
 )
 from musicapi_provider.waiting import Wait, wait_for_tracks
-from musicapi_provider.webhooks.expectation import Callbacks, expected_webhook
+from musicapi_provider.webhooks.expectation import Callbacks, required_webhook
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 
 #: Seconds between looks into the task state for a callback, where nothing defers.
 CALLBACK_PAUSE = 5.0
+
+#: Seconds for which a callback about a lost answer is waited for, at least: as long as songs take (facts 9).
+CALLBACK_PATIENCE = 600.0
 
 #: Operator argument -> field of the request body. One differs: Airflow owns ``task_type``.
 API_FIELDS = {"music_task_type" if name == "task_type" else name: name for name in FIELDS}
@@ -142,7 +145,8 @@ class MusicAPICreateOperator(WaitsForTracks):
     :param prompt_id: The prompt table's row that this belongs to, for records, labels and logs (templated).
     :param webhook: Let the API call when the music task is done (docs/webhooks.md): a deferred task ends
         within a second of it, without polling; and when an answer was lost, the task waits for the call, up
-        to ``timeout``, which tells whether it was booked. Default: as the connection says.
+        to ``timeout`` and 10 minutes at least: it tells whether that was booked. Default: as the connection
+        says.
     :raises AirflowFailException: what a retry cannot cure: bad body, key, credits, content, unknown outcome,
         failed music task. Each message says whether credits were spent and what to do.
     :raises MusicAPIError: what a retry can cure; nothing was spent.
@@ -343,7 +347,7 @@ class MusicAPICreateOperator(WaitsForTracks):
                 if awaited is None:
                     raise
                 token, since = awaited
-                until = since + self.timeout
+                until = since + max(self.timeout, CALLBACK_PATIENCE)
                 if time.time() >= until:
                     raise
                 self.log.warning("%s", error)
@@ -359,7 +363,7 @@ class MusicAPICreateOperator(WaitsForTracks):
 
             trigger = MusicAPICallbackTrigger(token, until, time.time() + FIRST_LOOK_OF_TRIGGER)
             self.defer(trigger=trigger, method_name="execute_complete")
-        callbacks = Callbacks(context, self.musicapi_conn_id, None)
+        callbacks = Callbacks(context, self.musicapi_conn_id)
         while callbacks.told(token) is None and (left := until - time.time()) > 0:
             time.sleep(min(left, CALLBACK_PAUSE))
 
@@ -380,7 +384,6 @@ class MusicAPICreateOperator(WaitsForTracks):
             store = self._records = FolderRecords(
                 folder_of("records", self.records), self.prompt_id or "", fingerprint
             )
-        webhook = expected_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id)
         generation = generation_of(context["ti"].run_id, context["ti"].max_tries)
         if adopted:
             music_task_id = _one_id(self.adopt_music_task_id)
@@ -395,8 +398,12 @@ class MusicAPICreateOperator(WaitsForTracks):
             on_unknown_outcome=policy,
             force_new=self.force_new,
             credit_check=self.credit_check,
-            callbacks=Callbacks(context, self.musicapi_conn_id, webhook),
-            callback_patience=self.timeout,
+            callbacks=Callbacks(
+                context,
+                self.musicapi_conn_id,
+                lambda: required_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id),
+            ),
+            callback_patience=max(self.timeout, CALLBACK_PATIENCE),
         )
 
 

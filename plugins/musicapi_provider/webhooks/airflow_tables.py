@@ -179,6 +179,12 @@ def leave_note(session: Session, place: Place, name: str) -> None:
         push(session, place, called_key(name), True)
 
 
+def is_on_its_way(session: Session, place: Place) -> bool:
+    """Tell whether a task instance is neither done nor deferred: it may be, in a moment."""
+    state = session.execute(_of(TaskInstance, place).with_only_columns(TaskInstance.state)).first()
+    return state is not None and state[0] not in (*State.finished, TaskInstanceState.DEFERRED)
+
+
 def notes(session: Session, place: Place, names: Sequence[str]) -> set[str]:
     """Return for which of these names there is a note."""
     keys = {called_key(name): name for name in names}

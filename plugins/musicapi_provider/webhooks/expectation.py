@@ -8,6 +8,7 @@ answer is lost is settled by its callback, at whatever hour that comes.
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,16 @@ from musicapi_provider.webhooks.addresses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from airflow.sdk import Context
 
     from musicapi_provider.settings import ClientSettings, WebhookSettings
 
 log = logging.getLogger(__name__)
+
+#: Connection ids that can stand in a URL as they are.
+_CONNECTION = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 def accepted_connections() -> frozenset[str]:
@@ -43,8 +47,17 @@ def accepted_connections() -> frozenset[str]:
 
 
 def expected_webhook(settings: ClientSettings, wanted: bool | None, conn_id: str) -> WebhookSettings | None:
+    """Return how the API will call back, for who waits: what cannot be expected is polled."""
+    try:
+        return required_webhook(settings, wanted, conn_id)
+    except MusicAPIConfigurationError as error:
+        log.warning("No call is expected, music tasks are polled: %s", error.message)
+        return None
+
+
+def required_webhook(settings: ClientSettings, wanted: bool | None, conn_id: str) -> WebhookSettings | None:
     """
-    Return how the API will call back; ``None``: nobody expects it to.
+    Return how the API will call back, for who buys; ``None``: nobody expects it to.
 
     :param wanted: What the task says; ``None``: as the connection says.
     :raises MusicAPIConfigurationError: wanted, and it cannot work; nothing was sent.
@@ -52,11 +65,17 @@ def expected_webhook(settings: ClientSettings, wanted: bool | None, conn_id: str
     webhook = settings.webhook
     if not (webhook and webhook.enabled if wanted is None else wanted):
         return None
-    if webhook is None:
+    if webhook is None or not webhook.is_complete:
         raise MusicAPIConfigurationError(
-            f"webhook=True, but the Airflow connection {conn_id!r} has no webhook_base_url and "
+            f"Webhooks are wanted, and the Airflow connection {conn_id!r} has no webhook_base_url or no "
             "webhook_secret; nothing was sent.",
             next_step="set both in the connection's extra (docs/webhooks.md), or leave webhook out.",
+        )
+    if not _CONNECTION.fullmatch(conn_id):
+        raise MusicAPIConfigurationError(
+            f"The id of the Airflow connection {conn_id!r} cannot be part of a webhook's URL; nothing was "
+            "sent.",
+            next_step="give it an id of letters, digits, _, . and -.",
         )
     if conn_id not in accepted_connections():
         raise MusicAPIConfigurationError(
@@ -79,20 +98,24 @@ class Callbacks:
     """
     The callbacks of the purchases of one Airflow task; see :class:`musicapi_provider.submission.Callbacks`.
 
-    :param webhook: How the API calls back; ``None``: no new purchase expects it.
+    :param webhook: Says how the API calls back, ``None``: not. Asked when something is to be bought: what is
+        bought already is collected with any configuration.
     """
 
-    def __init__(self, context: Context, conn_id: str, webhook: WebhookSettings | None) -> None:
+    def __init__(
+        self, context: Context, conn_id: str, webhook: Callable[[], WebhookSettings | None] = lambda: None
+    ) -> None:
         self._context = context
         self._conn_id = conn_id
         self._webhook = webhook
 
     def expect(self) -> Expected | None:
         """Write down that a callback will come, and return what the create must say."""
-        if self._webhook is None:
+        webhook = self._webhook()
+        if webhook is None:
             return None
         token = new_token(self._context["ti"].id)
-        url = callback_url(self._webhook.base_url, self._conn_id, token)
+        url = callback_url(webhook.base_url, self._conn_id, token)
         if len(url) > MAX_URL:
             raise MusicAPIConfigurationError(
                 f"The webhook URL would have {len(url)} characters, and the API takes {MAX_URL}; "
@@ -104,7 +127,7 @@ class Callbacks:
             "musicapi_conn_id": self._conn_id,
         }
         TaskStateRecords(self._context).set(callback_key(token), expected)
-        return Expected(token, {"webhook_url": url, "webhook_secret": self._webhook.secrets[0]})
+        return Expected(token, {"webhook_url": url, "webhook_secret": webhook.secrets[0]})
 
     def told(self, token: str) -> str | None:
         """Return the music task that a purchase's callback was about, ``None`` while none has come."""

@@ -93,7 +93,7 @@ class Receivers:
                 hook = await asyncio.get_running_loop().run_in_executor(accepting, _hook_of, conn_id)
                 self._known[conn_id] = time.monotonic(), hook
         webhook = hook.settings.webhook if hook else None
-        return (hook, webhook) if hook and webhook else None
+        return (hook, webhook) if hook and webhook and webhook.is_complete else None
 
     def forget(self) -> None:
         """Look at all connections anew; for tests."""
@@ -112,7 +112,11 @@ _wakes: set[asyncio.Task[None]] = set()
 @app.post("/{conn_id}/{token}")
 async def receive(request: Request, conn_id: str, token: str) -> Response:
     """Take a callback: 200 when it is written down, or of no use; 401 for what is not the API's."""
-    receiver = await receivers.get(conn_id)
+    try:
+        receiver = await receivers.get(conn_id)
+    except Exception as error:
+        log.exception("Connection %s cannot be read.", conn_id)
+        raise HTTPException(503) from error
     if receiver is None:
         raise _refusal(Reason.UNKNOWN_ROUTE)
     hook, webhook = receiver

@@ -118,6 +118,7 @@ def act(call: Call, hook: MusicAPIBaseHook) -> bool:
     with tables.transaction() as session:
         places = {call.place, *tables.waiting_for(session, call.music_task_id)}
         found = [tables.deferred(session, place) for place in places]
+        done = done and not any(tables.is_on_its_way(session, place) for place in places)
         wants_asset = tables.is_followed(session, COMPLETED_TRACKS)
     waits = [one for one in found if one and one.trigger == tables.TASK_TRIGGER]
     results = [_finish(waiting, call, looks) for waiting in waits]

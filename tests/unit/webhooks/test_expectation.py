@@ -16,6 +16,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from musicapi_provider import submission
+from musicapi_provider.exceptions import MusicAPIAmbiguousSubmitError, MusicAPIConfigurationError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.operators import musicapi as operators
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 
 SECRET = "the-secret-that-signs-callbacks"
 OLD = "the-one-before-it-still-accepted"
-URL = re.compile(
-    r"https://airflow\.example\.com/musicapi-webhooks/musicapi_default/([0-9a-f]{32}-[0-9a-f]{32})"
-)
+URL = re.compile(r"https://127\.0\.0\.1:1/musicapi-webhooks/musicapi_default/([0-9a-f]{32}-[0-9a-f]{32})")
 GET_TASK = "GET /sonic/task/{task_id}"
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -48,7 +47,7 @@ def webhooks(
 
     def set_up(**changes: Any) -> None:
         extra = {
-            **{"webhook": True, "webhook_base_url": "https://airflow.example.com/"},
+            **{"webhook": True, "webhook_base_url": "https://127.0.0.1:1/"},
             **{"webhook_secret": f"{SECRET} {OLD}", "timeout": 5, **changes},
         }
         connect(simulator.base_url, simulator.api_key, **extra)
@@ -113,9 +112,9 @@ def test_callback_is_expected_before_the_create_leaves(
     seen: list[dict[str, Any]] = []
     book = simulator.state.book
 
-    def look_then_book(body: dict[str, Any]) -> Any:
+    def look_then_book(*arguments: Any) -> Any:
         seen.append({**state_store.entries})
-        return book(body)
+        return book(*arguments)
 
     monkeypatch.setattr(simulator.state, "book", look_then_book)
     create_for().execute(context)
@@ -152,7 +151,7 @@ def test_secret_in_an_answer_is_taken_out(
     """A server that repeats the request in its error."""
     from include.musicapi_simulator import app
 
-    monkeypatch.setattr(app, "_refusal", lambda body, **_: f"I do not like {body}")
+    monkeypatch.setattr(app, "_refusal", lambda body, *_: f"I do not like {body}")
     with pytest.raises(AirflowFailException) as failure:
         create_for().execute(context)
 
@@ -186,7 +185,7 @@ def test_webhook_makes_no_other_purchase(
     first = create_for().execute(context)
     webhooks(webhook=False)
     second = create_for().execute(context)
-    webhooks(webhook_secret="a-third-secret-for-the-same", webhook_base_url="https://other.example.com")
+    webhooks(webhook_secret="a-third-secret-for-the-same", webhook_base_url="https://127.0.0.1:2")
     third = create_for().execute(context)
 
     assert first == second == third
@@ -199,14 +198,17 @@ def test_webhook_makes_no_other_purchase(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"webhook_secret": ""}, "'webhook_secret' .* is missing"),
-        ({"webhook_base_url": None}, "'webhook_base_url' .* is missing"),
+        ({"webhook_secret": ""}, "no webhook_base_url or no webhook_secret; nothing was sent"),
+        ({"webhook_base_url": None}, "no webhook_base_url or no webhook_secret; nothing was sent"),
+        ({"webhook_base_url": "https://[::1"}, "must be a https URL"),
+        ({"webhook_base_url": "https://airflow.example.com:99999"}, "must be a https URL"),
+        ({"webhook_base_url": "https://airflow.example.com/a b"}, "must be a https URL"),
         ({"webhook_secret": "short"}, "'webhook_secret' .* at least 16 ASCII characters"),
         ({"webhook_secret": f"{SECRET} short"}, "'webhook_secret' .* at least 16 ASCII characters"),
         ({"webhook_base_url": "ftp://airflow.example.com"}, "must be a https URL"),
         ({"webhook_base_url": "airflow.example.com"}, "must be a https URL"),
         ({"webhook_base_url": "https://me:pw@airflow.example.com"}, "must be a https URL"),
-        ({"webhook_base_url": "https://airflow.example.com?x=1"}, "must be a https URL"),
+        ({"webhook_base_url": "https://127.0.0.1:1?x=1"}, "must be a https URL"),
         ({"webhook_base_url": "https://" + "a" * 1000}, "the API takes 1024"),
         ({"webhook": "perhaps"}, "'webhook' .* must be true or false"),
         ({"webhook_poll_interval": -1}, "'webhook_poll_interval' .* must be a number above 0"),
@@ -246,7 +248,7 @@ def test_wanted_without_a_set_up_is_refused_unpaid(
 ) -> None:
     """webhook=True alone cannot work."""
     with pytest.raises(
-        AirflowFailException, match=r"no webhook_base_url and webhook_secret; nothing was sent"
+        AirflowFailException, match=r"no webhook_base_url or no webhook_secret; nothing was sent"
     ):
         create_for(webhook=True).execute(context)
 
@@ -590,9 +592,13 @@ def test_killed_create_is_settled_hours_later(
 
 @pytest.mark.usefixtures("webhooks")
 def test_call_that_does_not_come_leaves_it_to_a_human(
-    simulator: SimulatorServer, context: dict[str, Any], state_store: MemoryStateStore
+    simulator: SimulatorServer,
+    context: dict[str, Any],
+    state_store: MemoryStateStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the evidence, when the time is over; the record stays for a callback that is later still."""
+    monkeypatch.setattr(operators, "CALLBACK_PATIENCE", 1.0)
     simulator.state.scenario("drop-after-booking")
     with pytest.raises(AirflowFailException, match="Evidence"):
         create_for(timeout=1.0).execute(context)
@@ -601,9 +607,90 @@ def test_call_that_does_not_come_leaves_it_to_a_human(
     assert state_store.records[0]["music_task_id"] is None
 
 
+@pytest.mark.parametrize("policy", ["fail", "resubmit"])
+@pytest.mark.usefixtures("webhooks")
+def test_failure_that_only_a_call_has_named_is_not_bought_again_in_the_same_try(
+    simulator: SimulatorServer, context: dict[str, Any], state_store: MemoryStateStore, policy: str
+) -> None:
+    """It proves no refund of this create: a human decides, or the policy, by the next try."""
+    simulator.state.scenario("drop-after-booking")
+    simulator.state.scenario("failed")
+    simulator.state.configure(job_rule="at-once")
+    arguments: dict[str, Any] = {"deferrable": True, "on_unknown_outcome": policy}
+    with pytest.raises(TaskDeferred):
+        create_for(**arguments).execute(context)
+    tell(state_store, token_of(state_store), next(iter(simulator.state.jobs)))
+    expected = AirflowFailException if policy == "fail" else MusicAPIAmbiguousSubmitError
+    with pytest.raises(expected, match="nothing else proves that it is this one"):
+        create_for(**arguments).execute(context)
+
+    assert simulator.state.requests["POST /sonic/create"] == 1
+    if policy == "fail":
+        with pytest.raises(AirflowFailException, match="nothing else proves"):
+            create_for(**arguments).execute(context)
+    else:  # the next try
+        create_for(**arguments).execute(context)
+    assert simulator.state.requests["POST /sonic/create"] == (1 if policy == "fail" else 2)
+
+
+@pytest.mark.parametrize("lost", ["secret", "list", "switch"])
+def test_what_is_bought_is_collected_with_any_configuration(
+    webhooks: Callable[..., None],
+    simulator: SimulatorServer,
+    context: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
+) -> None:
+    """Webhooks that have become impossible meanwhile are a warning for who waits, no end."""
+    simulator.state.configure(job_rule="seconds:600")
+    bought = create_for().execute(context)
+    if lost == "secret":
+        webhooks(webhook_secret=None)
+    elif lost == "list":
+        monkeypatch.setenv("AIRFLOW__MUSICAPI__WEBHOOK_CONNECTIONS", "another")
+    else:
+        webhooks(webhook=False)
+
+    assert create_for().execute(context) == bought
+    with pytest.raises(TaskDeferred) as deferred:
+        create_for(wait_for_completion=True, deferrable=True).execute(context)
+    assert deferred.value.trigger.webhook is False
+
+
+@pytest.mark.usefixtures("webhooks")
+async def test_trigger_whose_xcom_cannot_be_read_waits_on(
+    simulator: SimulatorServer, triggerer_ti: MagicMock, triggerer_xcoms: TriggererXComs
+) -> None:
+    """A paid wait does not end by that."""
+    triggerer_xcoms.broken.add("GetXCom")
+    job = simulator.state.book({"task_type": "create_music", "prompt": "x"})
+    assert job is not None
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(events_of(trigger_for(job.task_id, triggerer_ti)), 1.0)
+
+
+@pytest.mark.usefixtures("webhooks")
+def test_own_webhook_of_a_user_stays(simulator: SimulatorServer, context: dict[str, Any]) -> None:
+    """Who gives one by extra_body has a receiver of their own."""
+    own = {"webhook_url": "https://127.0.0.1:3/own", "webhook_secret": "my own secret, not ours"}
+    create_for(extra_body=own).execute(context)
+
+    assert {name: sent(simulator)[name] for name in own} == own
+
+
+@pytest.mark.usefixtures("webhooks")
+def test_connection_that_no_url_can_hold_is_refused_unpaid() -> None:
+    """A # would cut the token off."""
+    with pytest.raises(MusicAPIConfigurationError, match="cannot be part of a webhook's URL"):
+        expectation.required_webhook(MusicAPIHook().settings, True, "team#a")
+
+
 @pytest.mark.usefixtures("webhooks")
 def test_nothing_is_sent_again_while_a_call_may_come(
-    simulator: SimulatorServer, context: dict[str, Any], state_store: MemoryStateStore
+    simulator: SimulatorServer,
+    context: dict[str, Any],
+    state_store: MemoryStateStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The policy "resubmit" waits as well: the call may say that it was booked."""
     simulator.state.scenario("drop-after-booking")
@@ -613,6 +700,7 @@ def test_nothing_is_sent_again_while_a_call_may_come(
             create_for(**arguments).execute(context)
 
     assert simulator.state.requests["POST /sonic/create"] == 1
+    monkeypatch.setattr(operators, "CALLBACK_PATIENCE", 0.001)
     music_task_id = create_for(**arguments, timeout=0.001).execute(context)
     assert simulator.state.requests["POST /sonic/create"] == 2
     assert music_task_id in simulator.state.jobs

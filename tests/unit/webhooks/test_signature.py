@@ -81,9 +81,6 @@ _SIGNED = headers()["x-webhook-signature"]
         ({"x_webhook_signature": _SIGNED.upper().replace("SHA256", "sha256")}, Reason.WRONG_SIGNATURE),
         ({"x_webhook_signature": "sha256=\xff"}, Reason.WRONG_SIGNATURE),
         ({"x_webhook_signature": "sha256=" + "0" * 64}, Reason.WRONG_SIGNATURE),
-        ({"x_webhook_id": None}, Reason.NOT_AN_EVENT),
-        ({"x_webhook_id": "two words"}, Reason.NOT_AN_EVENT),
-        ({"x_webhook_id": "x" * 201}, Reason.NOT_AN_EVENT),
     ],
 )
 def test_what_is_not_signed_as_it_should_is_refused(changes: dict[str, str | None], reason: Reason) -> None:

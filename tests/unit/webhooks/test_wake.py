@@ -56,6 +56,7 @@ def test_sensor_ends_with_what_it_would_return(
     music_task_id = book()
     token, events = create.expect(music_task_id), len(asset_events())
     wait.wait_for(music_task_id)
+    create.set_state("success")  # it does not wait itself
 
     caller.call(token, music_task_id)
     until("the end", lambda: wait.state == "success")
@@ -219,6 +220,8 @@ def test_wait_for_several_ends_with_the_last(
     tokens = [create.expect(music_task_id) for create, music_task_id in songs]
     ids = [music_task_id for _, music_task_id in songs]
     wait.wait_for(*ids)
+    for create, _ in songs:
+        create.set_state("success")
 
     caller.call(tokens[0], ids[0])
     until("the first is noted", is_settled(songs[0][0], tokens[0]))
@@ -281,6 +284,17 @@ def test_early_callback_leaves_a_note(caller: Caller, tasks: Tasks, book: Book) 
     assert create.xcom(called_key(token)) is True
 
 
+def test_task_that_is_about_to_be_deferred_is_waited_for(caller: Caller, tasks: Tasks, book: Book) -> None:
+    """Its worker still runs when the call comes: it is ended as soon as it is deferred."""
+    create = tasks("create")
+    music_task_id = book()
+    token = create.expect(music_task_id)
+    caller.call(token, music_task_id)
+    create.wait_for(music_task_id)
+
+    until("the end", lambda: create.state == "success")
+
+
 def test_task_that_is_done_gets_no_note(caller: Caller, tasks: Tasks, book: Book) -> None:
     """Its XComs are nobody's any more."""
     create = tasks("create")
@@ -331,6 +345,7 @@ def test_who_waits_no_more_is_left_alone(caller: Caller, tasks: Tasks, book: Boo
     token = create.expect(music_task_id)
     wait.wait_for(music_task_id)
     wait.set_state("failed")
+    create.set_state("success")
     other.wait_for(music_task_id)
     with session() as database:
         from airflow.models.trigger import Trigger
@@ -393,6 +408,7 @@ def test_many_deliveries_end_and_tell_once(
     music_task_id = book()
     token, events = create.expect(music_task_id), len(asset_events())
     wait.wait_for(music_task_id)
+    create.set_state("success")
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: caller.call(token, music_task_id).status, range(12)))
