@@ -41,6 +41,8 @@ JOBS = "seconds:30"
 SIZES = ((1, 1), (2, 1), (1, 2), (2, 2))
 #: Seconds after which what was killed is known to be gone.
 FORGOTTEN = 40.0
+#: Seconds that one run may take.
+PATIENCE = 900.0
 
 
 def measure(rows: int, mapped_rows: int) -> list[dict[str, Any]]:
@@ -93,11 +95,12 @@ def _run(world: Any, dag_id: str, rows: int) -> dict[str, Any]:
     conf = {"prompt_table": world.put_table(f"{name}.csv", prompts), "destination": world.folder(name).uri}
     clicked = time.monotonic()
     run = Run(world, dag_id, **conf, **({"max_credits": None} if dag_id == MAPPED else {}))
-    state = run.until_over()
+    state = run.until_over(patience=PATIENCE)
     makespan = time.monotonic() - clicked
     rule, seed = JobRule.parse(JOBS), Settings().seed
     longest = max(length_of(rule, seed, number) for number in range(before, before + rows))
     tracks = world.folder(name).tracks()
+    print(f"{dag_id}: {tracks} tracks in {makespan:.0f} s", flush=True)
     return {
         "way": dag_id,
         "rows": rows,

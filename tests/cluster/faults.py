@@ -74,8 +74,19 @@ class Faults:
         self._strike(name, "killed, with its task", after=lambda: self._start(name))
 
     def kill_triggerer(self) -> None:
-        """Kill the triggerer that has the task's trigger, for good."""
-        self._strike(self.run.triggerer(), "killed, not restarted", progress=self.world.shop.looks)
+        """Kill the triggerer that has the task's trigger, for good; the other one takes over."""
+        killed = self.run.triggerer()
+        (other,) = {"triggerer-1", "triggerer-2"} - {killed}
+
+        def is_taken_over() -> bool:
+            return self.run.triggerer() == other
+
+        self._strike(
+            killed,
+            "killed, not restarted",
+            progress=self.world.shop.looks,
+            after=lambda: self.world.until(f"{other} has the table", is_taken_over),
+        )
 
     def restart(self, name: str) -> None:
         """Kill a service and start it at once."""

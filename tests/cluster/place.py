@@ -118,15 +118,17 @@ class World:
         found = self.s3.list_multipart_uploads(Bucket=BUCKET)
         return [upload["Key"] for upload in found.get("Uploads", [])]
 
-    def until(self, what: str, reached: Callable[[], Any], *, pause: float = 0.2) -> Any:
+    def until(
+        self, what: str, reached: Callable[[], Any], *, pause: float = 0.2, patience: float = PATIENCE
+    ) -> Any:
         """Wait until a condition is true and return its value; who asks a dead service asks again."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             self.cluster.tend()
             with suppress(requests.RequestException, BotoCoreError, ClientError):
                 if value := reached():
                     return value
-            assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
+            assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
             time.sleep(pause)
 
 
@@ -146,14 +148,14 @@ class Run:
         """Return its state."""
         return self._world.api.run_state(self.dag_id, self.id)
 
-    def until_over(self) -> str:
+    def until_over(self, *, patience: float = PATIENCE) -> str:
         """Wait until it has ended and return its state."""
 
         def ended() -> str:
             state = self.state()
             return state if state in ("success", "failed") else ""
 
-        return str(self._world.until(f"the end of {self.dag_id}", ended))
+        return str(self._world.until(f"the end of {self.dag_id}", ended, patience=patience))
 
     def triggerer(self) -> str:
         """Return the service that waits for ``make_songs``; empty for none."""

@@ -14,7 +14,6 @@ import pytest
 
 from tests.cluster.faults import Faults, states
 from tests.cluster.place import Run, World
-from tests.cluster.search import decrypted, places_with
 from tests.e2e.tables.contents import Contents, as_in_parquet, check_tracks
 
 pytestmark = pytest.mark.cluster
@@ -79,23 +78,3 @@ def decisions(world: World, manifest: Sequence[dict[str, object]], since: int) -
         str(entry["prompt_id"]): sold.get(entry["body"]["gpt_description_prompt"], "resubmit")  # type: ignore[index]
         for entry in unknown
     }
-
-
-def test_key_is_nowhere(world: World, key: str) -> None:
-    """After all that: in no log, no file, no database, no queue, no object, no answer, no process."""
-    assert places_with(key, world) == []
-
-
-def test_search_finds_what_is_there(world: World) -> None:
-    """The search is not blind: what the run was told is in files, the dump, objects and answers."""
-    found = places_with("s3://aws_music@music/faults", world)
-
-    assert {"dump", "s3"} <= {place.split()[0] for place in found}
-    assert any(place.endswith(".log") for place in found)
-    assert any("xcomEntries" in place for place in found)
-    assert any("renderedFields" in place or "taskInstances" in place for place in found)
-
-
-def test_search_sees_through_encryption(world: World, key: str) -> None:
-    """Where the key has to be, in the connection, it is found: encrypted values are read as Airflow does."""
-    assert [place for place, content in decrypted(world, "connection") if key.encode() in content] != []

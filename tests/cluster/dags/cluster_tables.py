@@ -16,13 +16,13 @@ from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
     params={"prompt_table": "", "destination": "", "settle": {}},
 )
 def cluster_table() -> None:
-    """Buy a song every three seconds, wait, store."""
+    """Buy a song every 2.5 seconds, wait, store."""
     MusicAPIPromptTableOperator(
         task_id="make_songs",
         prompt_table="{{ params.prompt_table }}",
         destination="{{ params.destination }}",
         settle="{{ params.settle | tojson }}",
-        create_interval=3,  # slow enough that something is left to buy when the last fault strikes
+        create_interval=2.5,  # slow enough that something is left to buy when the last fault strikes
         max_in_flight=10,
         deferrable=True,
         pool="musicapi_creates",
