@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 STANDARD = ["Description", "Base URL", "API key"]
 EXTRA = [
     *("Request time-out", "Poll interval", "Polls per second", "Allow private media hosts"),
-    *("Proxy", "Verify certificate", "Client certificate", "Prices", "Headers"),
+    *("Proxy", "Verify certificate", "Client certificate", "Prices"),
+    *("Webhooks", "Webhook base URL", "Webhook secret", "Webhook poll interval", "Headers"),
 ]
 
 
