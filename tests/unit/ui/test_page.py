@@ -10,6 +10,7 @@ import pytest
 
 from musicapi_provider import pages
 from musicapi_provider.ui.app import SCRIPT
+from musicapi_provider.webhooks import addresses as webhooks
 
 if TYPE_CHECKING:
     from tests.unit.api_server import Server
@@ -30,7 +31,8 @@ def test_airflow_has_loaded_the_plugin_once(server: Server) -> None:
     plugin = plugin_of(server)
 
     assert errors["total_entries"] == 0
-    assert [app["url_prefix"] for app in plugin["fastapi_apps"]] == [pages.PREFIX]
+    prefixes = [pages.PREFIX, webhooks.PREFIX]
+    assert [app["url_prefix"] for app in plugin["fastapi_apps"]] == prefixes
     assert [one["middleware"] for one in plugin["fastapi_root_middlewares"]] == [
         "musicapi_provider.ui.port_zero.PortZeroIsNoPort"
     ]

@@ -191,7 +191,7 @@ class Caller:
         *,
         conn_id: str = "musicapi_default",
         secret: str = SECRET,
-        at: float | None = None,
+        late: float = 0.0,
         method: str = "POST",
         raw: bytes | None = None,
         tampered: bytes | None = None,
@@ -200,6 +200,7 @@ class Caller:
         """
         Send a callback.
 
+        :param late: Seconds that the timestamp lies ahead.
         :param raw: Instead of the event.
         :param tampered: What is sent instead of what was signed.
         :param headers: Further ones, with ``_`` for ``-``; ``None`` leaves one out.
@@ -208,7 +209,7 @@ class Caller:
 
         body = json.dumps({"event": event, "task_id": music_task_id, "code": 200, "data": []}).encode()
         body = body if raw is None else raw
-        timestamp = str(int(time.time() if at is None else at))
+        timestamp = str(int(time.time() + late))
         sent: dict[str, str | None] = {
             "Content-Type": "application/json",
             "X-Webhook-Id": f"evt-{next(self.ids)}",
