@@ -392,7 +392,8 @@ def adopt(store: SubmissionStore, music_task_id: str, *, fingerprint: str, gener
     else:
         record = replace(record, bought_in="")
     earlier = tuple(id_ for id_ in record.earlier if id_ != music_task_id)
-    record = replace(record, music_task_id=music_task_id, earlier=earlier)
+    # Whoever adopts knows the id from elsewhere.
+    record = replace(record, music_task_id=music_task_id, earlier=earlier, told=False)
     ledger.put(fingerprint, record)
     return _submitted(record, bought=False)
 

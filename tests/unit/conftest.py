@@ -151,6 +151,8 @@ class TriggererXComs:
     values: dict[tuple[str, str], Any] = field(default_factory=dict)
     mapped_lengths: dict[str, int | None] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    #: A key that cannot be set.
+    refuse: str = ""
 
     async def asend(self, message: Any) -> Any:
         """Answer one message."""
@@ -163,6 +165,8 @@ class TriggererXComs:
             self.values.pop(place, None)
             return None
         assert isinstance(message, SetXCom)
+        if message.key == self.refuse:
+            raise RuntimeError(f"{message.key} cannot be set")
         self.values[place] = json.loads(json.dumps(message.value))
         if message.key == "return_value":
             self.mapped_lengths[message.task_id] = message.mapped_length

@@ -628,6 +628,10 @@ def test_failure_that_only_a_call_has_named_is_not_bought_again_in_the_same_try(
     if policy == "fail":
         with pytest.raises(AirflowFailException, match="nothing else proves"):
             create_for(**arguments).execute(context)
+        # Somebody has looked into the account and says that it is this one: refunded, and bought anew.
+        failed = next(iter(simulator.state.jobs))
+        create_for(**arguments, adopt_music_task_id=failed).execute(context)
+        assert [record["told"] for record in state_store.records] == [False]
     else:  # the next try
         create_for(**arguments).execute(context)
     assert simulator.state.requests["POST /sonic/create"] == (1 if policy == "fail" else 2)
@@ -667,6 +671,22 @@ async def test_trigger_whose_xcom_cannot_be_read_waits_on(
     assert job is not None
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(events_of(trigger_for(job.task_id, triggerer_ti)), 1.0)
+
+
+@pytest.mark.usefixtures("webhooks")
+async def test_wait_that_cannot_be_registered_goes_on(
+    simulator: SimulatorServer, triggerer_ti: MagicMock, triggerer_xcoms: TriggererXComs, logged: Log
+) -> None:
+    """It is polled."""
+    job = simulator.state.book({"task_type": "create_music", "prompt": "x"})
+    assert job is not None
+    trigger = trigger_for(job.task_id, triggerer_ti, started=None)
+    triggerer_xcoms.refuse = waits_for_key(job.task_id)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(events_of(trigger), 1.0)
+
+    assert "Callbacks will not find this wait" in logged.text
+    assert simulator.state.requests[GET_TASK] == 1
 
 
 @pytest.mark.usefixtures("webhooks")
