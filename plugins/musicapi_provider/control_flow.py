@@ -119,13 +119,17 @@ class WaitsForTracks(BaseOperator):
 
         return expected_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id)
 
+    def _webhook_for(self, wait: Wait) -> WebhookSettings | None:
+        """Return how the API will call back about a wait; ``None``: it is polled."""
+        return self.expected_webhook if len(wait.music_task_ids) <= MOST_EXPECTED else None
+
     def _expect_call(self, context: Context, wait: Wait) -> set[str]:
         """
         Say which music tasks this task waits for, so that a callback finds it; return them.
 
         Before the look that comes before deferring: what ends after that look finds it then.
         """
-        if self.expected_webhook is None or len(wait.music_task_ids) > MOST_EXPECTED:
+        if self._webhook_for(wait) is None:
             return set()
         about: Any = {"music_task_ids": list(wait.music_task_ids), "started": wait.started}
         for music_task_id in wait.music_task_ids:
@@ -202,7 +206,7 @@ class WaitsForTracks(BaseOperator):
         from musicapi_provider.worker_free import why_not
 
         self.show_only_music_tasks(wait.music_task_ids)
-        webhook = self.expected_webhook if len(wait.music_task_ids) <= MOST_EXPECTED else None
+        webhook = self._webhook_for(wait)
         trigger = MusicAPITaskTrigger(
             music_task_ids=wait.music_task_ids,
             musicapi_conn_id=self.musicapi_conn_id,

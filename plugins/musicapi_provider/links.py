@@ -113,6 +113,12 @@ def on_api_server(path: str) -> str:
     return f"{base_url}{path}" if is_usable_url(base_url, allow_http=True) else path
 
 
+def media_links(tracks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what *Listen* and *Cover* are for a result, by XCom key: for a task that no worker ends."""
+    links = MusicAPIListenLink(), MusicAPICoverLink()
+    return {link.xcom_key: first_url(list(tracks), link.track_key) for link in links}
+
+
 def first_url(tracks: Any, key: str) -> str:
     """Return the first http(s) URL under a key of track dicts; other schemes never become a link."""
     for track in tracks if isinstance(tracks, list) else []:

@@ -24,7 +24,7 @@ from musicapi_provider.links import (
     MusicAPICoverLink,
     MusicAPIListenLink,
     MusicAPIMusicTaskLink,
-    first_url,
+    media_links,
     music_tasks_url,
 )
 from musicapi_provider.webhooks.addresses import called_key, waits_for_key
@@ -167,5 +167,5 @@ async def push_result(tracks: Sequence[dict[str, Any]], ti: Any) -> None:
     place = _place(ti)
     length = len(tracks) if ti.map_index < 0 else None  # for tasks that are mapped over the result
     await XCom.aset(key="return_value", value=list(tracks), _mapped_length=length, **place)
-    for link in (MusicAPIListenLink(), MusicAPICoverLink()):
-        await XCom.aset(key=link.xcom_key, value=first_url(list(tracks), link.track_key), **place)
+    for key, url in media_links(tracks).items():
+        await XCom.aset(key=key, value=url, **place)

@@ -250,19 +250,19 @@ def push(session: Session, place: Place, key: str, value: Any) -> None:
 
 def is_followed(session: Session, asset: Asset) -> bool:
     """Tell whether a DAG of this Airflow knows an asset."""
-    model = session.scalar(
-        select(AssetModel).where(AssetModel.name == asset.name, AssetModel.uri == asset.uri)
-    )
+    model = _asset(session, asset)
     return model is not None and model.active is not None
 
 
 def update_asset(session: Session, asset: Asset, extra: Mapping[str, Any]) -> None:
     """Record an event of an asset; DAGs that are scheduled by it run."""
-    model = session.scalar(
-        select(AssetModel).where(AssetModel.name == asset.name, AssetModel.uri == asset.uri)
-    )
+    model = _asset(session, asset)
     if model is not None:
         AssetManager.register_asset_change(asset=model, extra=dict(extra), session=session)
+
+
+def _asset(session: Session, asset: Asset) -> AssetModel | None:
+    return session.scalar(select(AssetModel).filter_by(name=asset.name, uri=asset.uri))
 
 
 def _of(model: Any, place: Place) -> Any:

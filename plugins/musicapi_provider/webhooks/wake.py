@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from musicapi_provider.control_flow import FIRST_LOOK_OF_TRIGGER
 from musicapi_provider.exceptions import MusicAPIError
-from musicapi_provider.links import MusicAPICoverLink, MusicAPIListenLink, first_url
+from musicapi_provider.links import media_links
 from musicapi_provider.triggers.musicapi import BEGIN
 from musicapi_provider.verdict import judge
 from musicapi_provider.waiting import Wait, doubts_from
@@ -195,8 +195,7 @@ def _end(waiting: Waiting, wait: Wait) -> bool:
     except MusicAPIError:
         return _resume(waiting, wait)  # a worker looks again, and says it as workers do
     result = [track.as_dict(include_lyrics=bool(arguments.get("include_lyrics"))) for track in tracks]
-    links = (MusicAPIListenLink(), MusicAPICoverLink())
-    xcom = {"return_value": result, **{link.xcom_key: first_url(result, link.track_key) for link in links}}
+    xcom = {"return_value": result, **media_links(result)}
     with tables.transaction() as session:
         if tables.end(session, waiting, xcom):
             log.info("Callback: %s has its %d tracks and is done.", _name(waiting), len(result))
