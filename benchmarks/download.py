@@ -120,7 +120,7 @@ def store(url: str, destination: str) -> dict[str, Any]:
     """Store a track and return seconds and peak growth; a small one first, which loads what is lazy."""
     from airflow.sdk import ObjectStoragePath
 
-    from musicapi_provider.settings import ClientSettings
+    from musicapi_provider.api.settings import ClientSettings
     from musicapi_provider.storage import TrackStore
 
     settings = ClientSettings(api_key="none", base_url=f"{url.rpartition('/')[0]}/api/v1")

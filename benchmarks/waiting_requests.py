@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import write
-from musicapi_provider.schedule import PRIOR, Expectation, Experience, next_delay
+from musicapi_provider.waiting.schedule import PRIOR, Expectation, Experience, next_delay
 
 TASKS = 10_000
 #: Finished music tasks that our schedule has learned from, and learners that share the tasks.

@@ -35,10 +35,11 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import ObjectStoragePath, Param, dag, task
 from airflow.sdk.exceptions import AirflowFailException
 
-from musicapi_provider.bodies import DEFAULT_MV, MAX_DESCRIPTION, MAX_TITLE, MODELS
-from musicapi_provider.links import on_api_server
-from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
-from musicapi_provider.pages import media_path
+from musicapi_provider.api.bodies import DEFAULT_MV, MAX_DESCRIPTION, MAX_TITLE, MODELS
+from musicapi_provider.links.extra_links import on_api_server
+from musicapi_provider.links.pages import media_path
+from musicapi_provider.operators.musicapi import MusicAPICreateOperator
+from musicapi_provider.operators.store_tracks import MusicAPIStoreTracksOperator
 from musicapi_provider.storage import pick_track, remove_track
 
 TAKES = ["Take 1", "Take 2"]

@@ -25,7 +25,7 @@ from typing import Any
 from airflow.sdk import Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from musicapi_provider.operators.musicapi import MusicAPIStoreTracksOperator
+from musicapi_provider.operators.store_tracks import MusicAPIStoreTracksOperator
 from musicapi_provider.webhooks.assets import COMPLETED_TRACKS
 
 PROJECT = Path(__file__).parents[1]

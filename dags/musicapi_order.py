@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import Param, dag
 
-from musicapi_provider.bodies import MAX_DESCRIPTION
+from musicapi_provider.api.bodies import MAX_DESCRIPTION
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
 
 

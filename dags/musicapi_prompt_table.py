@@ -45,7 +45,8 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowFailException
 
-from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
+from musicapi_provider.operators.musicapi import MusicAPICreateOperator
+from musicapi_provider.operators.store_tracks import MusicAPIStoreTracksOperator
 from musicapi_provider.prompt_table import read_prompt_table
 from musicapi_provider.prompt_table.manifest import manifest_name, write_manifest_file
 from musicapi_provider.prompt_table.plan import (

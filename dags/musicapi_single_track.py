@@ -29,7 +29,7 @@ from typing import Any
 from airflow.sdk import ObjectStoragePath, Param, dag, task
 from airflow.sdk.exceptions import AirflowFailException
 
-from musicapi_provider.bodies import (
+from musicapi_provider.api.bodies import (
     DEFAULT_MV,
     MAX_DESCRIPTION,
     MAX_TITLE,
@@ -41,7 +41,8 @@ from musicapi_provider.bodies import (
     length,
     typed_fields,
 )
-from musicapi_provider.operators.musicapi import MusicAPICreateOperator, MusicAPIStoreTracksOperator
+from musicapi_provider.operators.musicapi import MusicAPICreateOperator
+from musicapi_provider.operators.store_tracks import MusicAPIStoreTracksOperator
 
 DESCRIBE, LYRICS, BRIEF = "describe", "lyrics", "brief"
 MODES = {

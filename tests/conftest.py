@@ -45,8 +45,8 @@ for name in ("MUSICAPI_KEY", "MUSICAPI_BASE_URL"):
 
 from include.local.stack import connection_json  # noqa: E402
 from include.musicapi_simulator import Settings, SimulatorServer  # noqa: E402
-from musicapi_provider.client import MusicAPIClient  # noqa: E402
-from musicapi_provider.settings import ClientSettings, RetrySettings  # noqa: E402
+from musicapi_provider.api.client import MusicAPIClient  # noqa: E402
+from musicapi_provider.api.settings import ClientSettings, RetrySettings  # noqa: E402
 
 #: Retries without noticeable waiting.
 QUICK = RetrySettings(first_wait=0.01, longest_wait=0.02)

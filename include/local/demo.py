@@ -32,10 +32,10 @@ from include.local.stack import (
     connection_json,
     end_by_signal,
 )
-from musicapi_provider.client import MusicAPIClient
+from musicapi_provider.api.client import MusicAPIClient
+from musicapi_provider.api.settings import DEFAULT_BASE_URL, ClientSettings
 from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.prompt_table import PromptRow, parse_prompt_table
-from musicapi_provider.settings import DEFAULT_BASE_URL, ClientSettings
 
 if TYPE_CHECKING:
     from include.local.airflow_api import AirflowAPI

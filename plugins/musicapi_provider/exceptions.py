@@ -29,8 +29,9 @@ them into Airflow's control flow.
 
 from __future__ import annotations
 
+import copy
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 
 class Spent(StrEnum):
@@ -55,10 +56,11 @@ class MusicAPIError(Exception):
     :param retry_after: Seconds that the server asked to wait.
     :param spent: What happened to the credits; default by class.
     :param next_step: What the reader should do; default by class.
+    :param retryable: Whether the same call may succeed later without a human (decides Airflow retries);
+        default by class.
     """
 
-    #: Whether the same call may succeed later without a human (decides Airflow retries).
-    retryable: bool = False
+    default_retryable: ClassVar[bool] = False
     default_spent: ClassVar[Spent] = Spent.NOT_SPENT
     default_next_step: ClassVar[str] = ""
 
@@ -73,6 +75,7 @@ class MusicAPIError(Exception):
         retry_after: float | None = None,
         spent: Spent | None = None,
         next_step: str | None = None,
+        retryable: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -83,6 +86,18 @@ class MusicAPIError(Exception):
         self.retry_after = retry_after
         self.spent = spent or self.default_spent
         self.next_step = self.default_next_step if next_step is None else next_step
+        self.retryable = self.default_retryable if retryable is None else retryable
+
+    def but(self, **changes: Any) -> Self:
+        """
+        Return this error with other facts: a new one, since errors do not change once raised.
+
+        :param changes: Constructor arguments, such as ``spent`` or ``next_step``.
+        """
+        other = copy.copy(self)
+        vars(other).update(changes)
+        other.args = (other.message, *self.args[1:])
+        return other
 
     def __str__(self) -> str:
         facts = [
@@ -154,14 +169,14 @@ class MusicAPIRetiredError(MusicAPIError):
 class MusicAPIThrottledError(MusicAPIError):
     """Too many requests (429); not documented by the vendor, seen in its SDK (facts 6.2)."""
 
-    retryable = True
+    default_retryable = True
     default_next_step = "let a later retry do it; one create per 3 s is the documented pace."
 
 
 class MusicAPINotSentError(MusicAPIError):
     """The request certainly did not reach the server: refused connection, DNS, certificate."""
 
-    retryable = True
+    default_retryable = True
     default_next_step = "check host, proxy and network of the connection."
 
 
@@ -175,7 +190,7 @@ class MusicAPIAmbiguousSubmitError(MusicAPIError):
 class MusicAPITransientError(MusicAPIError):
     """A read failed for a passing reason: time-out, dropped connection, 5xx, unreadable answer."""
 
-    retryable = True
+    default_retryable = True
     default_spent = Spent.NO_EFFECT
     default_next_step = "let a later retry read it again; reading is free."
 
@@ -211,7 +226,7 @@ class MusicAPIDeadlineError(MusicAPIError):
 class MusicAPIStorageError(MusicAPIError):
     """A track could not be stored: the media host's answer is not the audio that it should be."""
 
-    retryable = True
+    default_retryable = True
     default_spent = Spent.SPENT
     default_next_step = "clear the store task: the track is paid for, downloading again is free."
 

@@ -39,7 +39,9 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": _modules("musicapi_provider.hooks.musicapi"),
         "operators": _modules(
-            "musicapi_provider.operators.musicapi", "musicapi_provider.operators.prompt_table"
+            "musicapi_provider.operators.musicapi",
+            "musicapi_provider.operators.prompt_table",
+            "musicapi_provider.operators.store_tracks",
         ),
         "sensors": _modules("musicapi_provider.sensors.musicapi"),
         "triggers": _modules(
@@ -48,7 +50,7 @@ def get_provider_info() -> dict[str, Any]:
         "config": _CONFIG,
         "cli": ["musicapi_provider.cli.definition.get_musicapi_commands"],
         "extra-links": [
-            f"musicapi_provider.links.MusicAPI{name}Link"
+            f"musicapi_provider.links.extra_links.MusicAPI{name}Link"
             for name in ("Listen", "Cover", "MusicTask", "Tracks", "Manifest")
         ],
         "connection-types": [

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import RetryDecision, RetryPolicy
 
+from musicapi_provider.api.settings import MAX_RETRY_AFTER
 from musicapi_provider.exceptions import MusicAPIError
-from musicapi_provider.settings import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from musicapi_provider.pages import media_path
+from musicapi_provider.links.pages import media_path
 from musicapi_provider.storage.index import read_index
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy
 
-from musicapi_provider.waiting import wait_for_tracks
+from musicapi_provider.waiting.wait import wait_for_tracks
 from musicapi_provider.webhooks.assets import COMPLETED_TRACKS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
     from include.musicapi_simulator import SimulatorServer
-    from musicapi_provider.client import MusicAPIClient
+    from musicapi_provider.api.client import MusicAPIClient
 
 pytestmark = pytest.mark.dags
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
+from musicapi_provider.purchases.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from tests.e2e.torture.judge import ANY_FROM, EVERY_KIND_FROM, GOOD, Row, Verdict, judge, objections
 from tests.e2e.torture.plan import Fault
 

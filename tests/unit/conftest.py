@@ -28,10 +28,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from musicapi_provider import control_flow, exceptions, submission, verdict, waiting
+from musicapi_provider import exceptions
+from musicapi_provider.api import verdict
 from musicapi_provider.exceptions import MusicAPIError
+from musicapi_provider.operators import control_flow
 from musicapi_provider.prompt_table import run as table_run
+from musicapi_provider.purchases import submission
 from musicapi_provider.storage import downloads
+from musicapi_provider.waiting import wait as waiting
 from tests.unit.api_server import server
 
 __all__ = ["server"]

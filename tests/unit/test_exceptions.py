@@ -67,7 +67,7 @@ def test_module_docstring_draws_every_error(error_class: type[MusicAPIError]) ->
 @pytest.mark.parametrize("error_class", ERRORS)
 def test_retryable_is_said_of_passing_errors_only(error_class: type[MusicAPIError]) -> None:
     """Airflow retries exactly what a later try can cure without a human."""
-    assert (error_class.__name__ in RETRYABLE) is error_class.retryable
+    assert (error_class.__name__ in RETRYABLE) is error_class.default_retryable
 
 
 @pytest.mark.parametrize("error_class", ERRORS)

@@ -17,8 +17,8 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 from airflow.triggers.base import BaseTrigger
 
-from musicapi_provider.connection import _SETTINGS
 from musicapi_provider.get_provider_info import get_provider_info
+from musicapi_provider.hooks.connection import _SETTINGS
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 
 PACKAGE = "airflow-provider-musicapi"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 from airflow.sdk import RetryAction
 
+from musicapi_provider.api.settings import MAX_RETRY_AFTER
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIThrottledError, MusicAPITransientError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.retry_policy import MusicAPIRetryPolicy
-from musicapi_provider.settings import MAX_RETRY_AFTER
 from tests.conftest import QUICK
 from tests.unit.conftest import ERROR_CLASSES, RETRYABLE
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
 
-from musicapi_provider.settings import CREATES_POOL, DEFAULT_CONN_ID
+from musicapi_provider.api.settings import CREATES_POOL, DEFAULT_CONN_ID
 
 _DESCRIPTION = """\
 Make or bring up to date, from environment variables, what DAGs with this provider need. What is as wanted

@@ -15,8 +15,8 @@ from airflow.models.pool import Pool
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from musicapi_provider.connection import settings_from
 from musicapi_provider.exceptions import MusicAPIConfigurationError
+from musicapi_provider.hooks.connection import settings_from
 
 if TYPE_CHECKING:
     import argparse

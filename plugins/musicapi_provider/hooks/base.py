@@ -17,18 +17,18 @@ from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import amask_secret, mask_secret
 
-from musicapi_provider.async_client import MusicAPIAsyncClient
-from musicapi_provider.client import MusicAPIClient, new_session
-from musicapi_provider.connection import settings_from
+from musicapi_provider.api.async_client import MusicAPIAsyncClient
+from musicapi_provider.api.client import MusicAPIClient, new_session
+from musicapi_provider.api.settings import DEFAULT_CONN_ID, ClientSettings, RetrySettings
+from musicapi_provider.api.verdict import State, judge
 from musicapi_provider.exceptions import MusicAPIAuthError, MusicAPIConfigurationError, MusicAPIError
-from musicapi_provider.settings import DEFAULT_CONN_ID, ClientSettings, RetrySettings
-from musicapi_provider.verdict import State, judge
-from musicapi_provider.waiting import wait_for_tracks
+from musicapi_provider.hooks.connection import settings_from
+from musicapi_provider.waiting.wait import wait_for_tracks
 
 if TYPE_CHECKING:
     import requests
 
-    from musicapi_provider.models import Credits, MusicTask
+    from musicapi_provider.api.models import Credits, MusicTask
 
 #: Environment variables of the vendor's own SDK (facts 1); used when the default connection is missing.
 KEY_VARIABLE = "MUSICAPI_KEY"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.http.hooks.http import HttpHook
 
-from musicapi_provider.client import new_session
+from musicapi_provider.api.client import new_session
+from musicapi_provider.api.settings import DEFAULT_BASE_URL, DEFAULT_CONN_ID, RetrySettings
 from musicapi_provider.hooks.base import MusicAPIBaseHook
-from musicapi_provider.settings import DEFAULT_BASE_URL, DEFAULT_CONN_ID, RetrySettings
 
 if TYPE_CHECKING:
     import requests
@@ -22,7 +22,7 @@ class MusicAPIHook(MusicAPIBaseHook, HttpHook):
 
     Reads are repeated on passing failures and honour ``Retry-After``; a create is sent once, and repeated
     only when it certainly never left this machine or was refused with 429 (see
-    :mod:`musicapi_provider.client`). One session serves all reads of a hook.
+    :mod:`musicapi_provider.api.client`). One session serves all reads of a hook.
 
     The connection's password is the API key, its host the base URL
     (default ``https://api.musicapi.ai/api/v1``). Extras: ``timeout`` (seconds, default 30),

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
 
-from musicapi_provider.bodies import parse_flag
+from musicapi_provider.api.bodies import parse_flag
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
-from musicapi_provider.submission import UnknownOutcome
+from musicapi_provider.purchases.submission import UnknownOutcome
 
 if TYPE_CHECKING:
     from typing import NoReturn

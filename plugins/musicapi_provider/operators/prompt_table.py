@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator, ObjectStoragePath, conf
 
-from musicapi_provider import xcoms
-from musicapi_provider.control_flow import DEFAULT_TIMEOUT, airflow_errors
+from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import (
     MusicAPIError,
     MusicAPIIncompleteTableError,
@@ -26,7 +25,8 @@ from musicapi_provider.exceptions import (
     Spent,
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
-from musicapi_provider.links import MusicAPIManifestLink, MusicAPITracksLink
+from musicapi_provider.links import xcoms
+from musicapi_provider.links.extra_links import MusicAPIManifestLink, MusicAPITracksLink
 from musicapi_provider.operators.arguments import (
     check_policy,
     flag_of,
@@ -37,6 +37,7 @@ from musicapi_provider.operators.arguments import (
     seconds_of,
     text_of,
 )
+from musicapi_provider.operators.control_flow import DEFAULT_TIMEOUT, airflow_errors
 from musicapi_provider.prompt_table import query_prompt_table, read_prompt_table
 from musicapi_provider.prompt_table.buyer import TableSettings
 from musicapi_provider.prompt_table.manifest import (
@@ -55,9 +56,8 @@ from musicapi_provider.prompt_table.plan import (
     plan_rows,
 )
 from musicapi_provider.prompt_table.run import TableRun
-from musicapi_provider.settings import DEFAULT_CONN_ID
+from musicapi_provider.purchases.submission import NOT_SUBMITTED, UNKNOWN, generation_of
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
-from musicapi_provider.submission import NOT_SUBMITTED, UNKNOWN, generation_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

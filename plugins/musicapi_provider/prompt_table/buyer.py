@@ -1,7 +1,7 @@
 """
 Buy the rows of a table, one after the other, at a pace.
 
-Whether a create leaves is decided by :mod:`musicapi_provider.submission` and the row's record, whatever the
+Whether a create leaves is decided by ``purchases`` and the row's record, whatever the
 plan says. Here is decided in which order rows are bought, how fast, and when nothing more is.
 """
 
@@ -28,10 +28,9 @@ from musicapi_provider.exceptions import (
     Spent,
 )
 from musicapi_provider.files import patiently
-from musicapi_provider.pace import Pace, asks_for_a_pause
 from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, RESUBMIT, facts_of, refund
-from musicapi_provider.records import FolderRecords
-from musicapi_provider.submission import (
+from musicapi_provider.purchases.records import FolderRecords
+from musicapi_provider.purchases.submission import (
     KEY,
     NOT_SUBMITTED,
     SUBMITTED,
@@ -43,11 +42,12 @@ from musicapi_provider.submission import (
     standing,
     submit,
 )
+from musicapi_provider.waiting.pace import Pace, asks_for_a_pause
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-    from musicapi_provider.client import MusicAPIClient
+    from musicapi_provider.api.client import MusicAPIClient
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class TableSettings:
     How a table is worked off.
 
     :param folder: The destination: records, tracks.
-    :param generation: See :func:`musicapi_provider.submission.generation_of`.
+    :param generation: See :func:`musicapi_provider.purchases.submission.generation_of`.
     :param started: Epoch seconds at which this try began.
     :param timeout: Seconds that a music task may take, from its purchase or from the beginning of this try.
     :param create_interval: Seconds between two creates.

@@ -2,7 +2,7 @@
 The run of a prompt table: what to do about each row, and what became of it.
 
 What is bought and what is stored is known from the records below the destination
-(:class:`~musicapi_provider.records.FolderRecords`) and from the files beside them. Neither is in Airflow, so
+(:class:`.FolderRecords`) and from the files beside them. Neither is in Airflow, so
 no killed, cleared, deleted or renumbered run forgets a purchase.
 
 A plan is a list of entries, one per row, that survives JSON. An entry has
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIUnknownTaskError
 from musicapi_provider.files import list_names
-from musicapi_provider.records import read_records
-from musicapi_provider.submission import (
+from musicapi_provider.purchases.records import read_records
+from musicapi_provider.purchases.submission import (
     NOT_SUBMITTED,
     SUBMITTED,
     UNKNOWN,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from musicapi_provider.hooks.base import MusicAPIBaseHook
     from musicapi_provider.prompt_table import PromptRow
-    from musicapi_provider.records import FolderRecords
+    from musicapi_provider.purchases.records import FolderRecords
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from musicapi_provider.bodies import Problem, check_body, complete_body, typed_fields
+from musicapi_provider.api.bodies import Problem, check_body, complete_body, typed_fields
 from musicapi_provider.exceptions import MusicAPIPromptTableError
 from musicapi_provider.prompt_table.text_sources import (
     KEY,

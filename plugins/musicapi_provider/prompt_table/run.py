@@ -2,7 +2,7 @@
 Work off a whole prompt table in one process: buy at a pace, wait with one poller, store what is finished.
 
 Everything happens in one event loop: a buyer that sends one create after the other, a coroutine for each
-music task in flight, and threads that download. :mod:`musicapi_provider.submission` decides what is bought,
+music task in flight, and threads that download. ``purchases`` decides what is bought,
 and it is on record before the next line is reached, so the process may die on any line:
 
 * before the intent is written: nothing was sent;
@@ -30,17 +30,17 @@ from musicapi_provider.exceptions import (
     Spent,
 )
 from musicapi_provider.files import patiently
-from musicapi_provider.poller import Poller
 from musicapi_provider.prompt_table.buyer import Buyer, give_up, record_of, see_to_record
 from musicapi_provider.prompt_table.plan import STORED
+from musicapi_provider.purchases.submission import SUBMITTED
 from musicapi_provider.storage import records_of
-from musicapi_provider.submission import SUBMITTED
-from musicapi_provider.waiting import Wait, look_async
+from musicapi_provider.waiting.poller import Poller
+from musicapi_provider.waiting.wait import Wait, look_async
 
 if TYPE_CHECKING:
-    from musicapi_provider.async_client import MusicAPIAsyncClient
-    from musicapi_provider.client import MusicAPIClient
-    from musicapi_provider.models import Track
+    from musicapi_provider.api.async_client import MusicAPIAsyncClient
+    from musicapi_provider.api.client import MusicAPIClient
+    from musicapi_provider.api.models import Track
     from musicapi_provider.prompt_table.buyer import TableSettings
     from musicapi_provider.storage import TrackStore
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from musicapi_provider.bodies import FIELDS
+from musicapi_provider.api.bodies import FIELDS
 from musicapi_provider.exceptions import MusicAPIPromptTableError
 
 #: The column that names a row.

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 from uuid import UUID
 
-from musicapi_provider.bodies import FIELDS
+from musicapi_provider.api.bodies import FIELDS
 from musicapi_provider.exceptions import MusicAPIPromptTableError
 from musicapi_provider.prompt_table.text_sources import (
     PIECE,

@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
-from musicapi_provider.control_flow import DEFAULT_TIMEOUT, WaitsForTracks, airflow_errors, checked_ids
-from musicapi_provider.links import MusicAPICoverLink, MusicAPIListenLink, MusicAPIMusicTaskLink
-from musicapi_provider.settings import DEFAULT_CONN_ID
-from musicapi_provider.waiting import Doubt, Wait, doubts_from
+from musicapi_provider.api.settings import DEFAULT_CONN_ID
+from musicapi_provider.links.extra_links import MusicAPICoverLink, MusicAPIListenLink, MusicAPIMusicTaskLink
+from musicapi_provider.operators.control_flow import (
+    DEFAULT_TIMEOUT,
+    WaitsForTracks,
+    airflow_errors,
+    checked_ids,
+)
+from musicapi_provider.waiting.wait import Doubt, Wait, doubts_from
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
@@ -107,7 +112,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
 
     def _start_in_triggerer(self) -> None:
         """Tell Airflow to start this task in the triggerer, where nothing is lost by that."""
-        from musicapi_provider.worker_free import start_args
+        from musicapi_provider.triggers.worker_free import start_args
 
         self.start_trigger_args = start_args(self)
         # Airflow decides by these attributes of an instance, so a mapped sensor starts on a worker: for those
@@ -151,7 +156,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
 
     def _end_in_triggerer(self) -> None:
         """Let the task end in the triggerer, unless something would be lost by that."""
-        from musicapi_provider.worker_free import why_not
+        from musicapi_provider.triggers.worker_free import why_not
 
         reason = why_not(self)
         self.ends_in_triggerer = reason is None

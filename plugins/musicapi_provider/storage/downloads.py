@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
+from musicapi_provider.api.settings import MAX_RETRY_AFTER
 from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.settings import MAX_RETRY_AFTER
 from musicapi_provider.storage.kinds import AUDIO, IMAGE, Kind
 from musicapi_provider.storage.media import BrokenDownloadError, MediaClient
 from musicapi_provider.storage.tags import seconds_of
 
 if TYPE_CHECKING:
-    from musicapi_provider.settings import ClientSettings
+    from musicapi_provider.api.settings import ClientSettings
     from musicapi_provider.storage.partial import PartFile
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from musicapi_provider.bodies import prompt_of
+from musicapi_provider.api.bodies import prompt_of
 from musicapi_provider.files import contents_of, is_object_store, list_names
 from musicapi_provider.storage.partial import Leftovers, put
 

@@ -17,14 +17,14 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
-from musicapi_provider.answers import parse_retry_after
+from musicapi_provider.api.answers import parse_retry_after
+from musicapi_provider.api.verdict import STREAM_HOSTS, is_usable_url
 from musicapi_provider.exceptions import MusicAPIStorageError
 from musicapi_provider.storage.addresses import AddressGuard, GuardedAdapter, PrivateAddressError
 from musicapi_provider.storage.kinds import Kind, check_content_type, check_magic
-from musicapi_provider.verdict import STREAM_HOSTS, is_usable_url
 
 if TYPE_CHECKING:
-    from musicapi_provider.settings import ClientSettings
+    from musicapi_provider.api.settings import ClientSettings
     from musicapi_provider.storage.partial import PartFile
 
 log = logging.getLogger(__name__)

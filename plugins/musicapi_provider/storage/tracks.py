@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from musicapi_provider.bodies import shortened
+from musicapi_provider.api.bodies import shortened
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError
 from musicapi_provider.files import file_system, make_folder
 from musicapi_provider.storage.downloads import Downloads
@@ -28,7 +28,7 @@ from musicapi_provider.storage.urls import TrackURLs
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-    from musicapi_provider.settings import ClientSettings
+    from musicapi_provider.api.settings import ClientSettings
 
 log = logging.getLogger(__name__)
 

@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from musicapi_provider import exceptions, worker_free
-from musicapi_provider.control_flow import checked_ids
+from musicapi_provider import exceptions
+from musicapi_provider.api.settings import WEBHOOK_POLL_INTERVAL
 from musicapi_provider.exceptions import MusicAPIError, MusicAPITriggerEventError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.poller import shared_poller
-from musicapi_provider.settings import WEBHOOK_POLL_INTERVAL
-from musicapi_provider.waiting import Wait, doubts_from
+from musicapi_provider.operators.control_flow import checked_ids
+from musicapi_provider.triggers import worker_free
+from musicapi_provider.waiting.poller import shared_poller
+from musicapi_provider.waiting.wait import Wait, doubts_from
 from musicapi_provider.webhooks.addresses import MOST_EXPECTED
 from musicapi_provider.webhooks.expectation import expected_webhook
 
 if TYPE_CHECKING:
-    from musicapi_provider.async_client import MusicAPIAsyncClient
-    from musicapi_provider.poller import Poller
-    from musicapi_provider.waiting import Doubt
+    from musicapi_provider.api.async_client import MusicAPIAsyncClient
+    from musicapi_provider.waiting.poller import Poller
+    from musicapi_provider.waiting.wait import Doubt
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class MusicAPITaskTrigger(BaseTrigger):
     success needs nobody to resume: the result goes to XCom and the task is done.
 
     All triggers of a connection in one triggerer share a poller: one session, one pace, one pause when the
-    API asks for it (:mod:`musicapi_provider.poller`).
+    API asks for it (:mod:`musicapi_provider.waiting.poller`).
 
     :param music_task_ids: Music tasks to wait for.
     :param musicapi_conn_id: Airflow connection, looked up in the triggerer; the key is never serialized.

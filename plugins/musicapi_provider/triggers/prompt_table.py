@@ -14,10 +14,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from musicapi_provider.exceptions import MusicAPIError, MusicAPITriggerEventError
 from musicapi_provider.triggers.musicapi import enter_poller
-from musicapi_provider.waiting import Wait
+from musicapi_provider.waiting.wait import Wait
 
 if TYPE_CHECKING:
-    from musicapi_provider.poller import Poller
+    from musicapi_provider.waiting.poller import Poller
 
 #: The closed set of event statuses: some music tasks are worth a look; the API refuses to tell anything.
 STATUSES = frozenset({"finished", "error"})

@@ -1,7 +1,7 @@
 """
 Who may see which tracks: those that a DAG has stored which the user may read, with its XCom.
 
-The folders are known from XCom (:data:`musicapi_provider.xcoms.DESTINATION`): one that no task of this
+The folders are known from XCom (:data:`musicapi_provider.links.xcoms.DESTINATION`): one that no task of this
 Airflow has stored to is never looked at.
 """
 
@@ -17,9 +17,9 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import func, select
 
-from musicapi_provider import xcoms
 from musicapi_provider.files import OBJECT_STORES
-from musicapi_provider.pages import folder_key
+from musicapi_provider.links import xcoms
+from musicapi_provider.links.pages import folder_key
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
@@ -70,7 +70,7 @@ def destinations() -> dict[str, set[str]]:
 
 
 class Folders:
-    """The folders of :func:`destinations` by :func:`~musicapi_provider.pages.folder_key`."""
+    """The folders of :func:`destinations` by :func:`~musicapi_provider.links.pages.folder_key`."""
 
     def __init__(self) -> None:
         self._by_key: dict[str, tuple[str, set[str]]] = {}

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from airflow.sdk import ObjectStoragePath
 
-from musicapi_provider import pages, xcoms
+from musicapi_provider.api.settings import ONCE
+from musicapi_provider.api.verdict import judge
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIUnknownTaskError
 from musicapi_provider.hooks.base import MusicAPIBaseHook
-from musicapi_provider.links import MusicAPIMusicTaskLink
+from musicapi_provider.links import pages, xcoms
+from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink
 from musicapi_provider.prompt_table.manifest import MANIFESTS
-from musicapi_provider.settings import ONCE
 from musicapi_provider.ui.access import is_served, xcom_of
-from musicapi_provider.verdict import judge
 
 #: Music tasks that one request looks at.
 MOST_MUSIC_TASKS = 20

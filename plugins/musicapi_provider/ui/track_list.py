@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from musicapi_provider import pages
+from musicapi_provider.links import pages
 
 if TYPE_CHECKING:
     from musicapi_provider.ui.library import Library, StoredTrack

@@ -33,7 +33,8 @@ from sqlalchemy import String, cast, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm.exc import StaleDataError
 
-from musicapi_provider import submission, xcoms
+from musicapi_provider.links import xcoms
+from musicapi_provider.purchases import submission
 from musicapi_provider.webhooks.addresses import callback_key, called_key, payer_of, waits_for_key
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from airflow import __version__ as airflow_version
 from airflow.sdk import conf
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError
-from musicapi_provider.records import TaskStateRecords
-from musicapi_provider.submission import Expected
+from musicapi_provider.purchases.records import TaskStateRecords
+from musicapi_provider.purchases.submission import Expected
 from musicapi_provider.webhooks.addresses import (
     KNOWN_AIRFLOW,
     MAX_URL,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from musicapi_provider.settings import ClientSettings, WebhookSettings
+    from musicapi_provider.api.settings import ClientSettings, WebhookSettings
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def required_webhook(settings: ClientSettings, wanted: bool | None, conn_id: str
 
 class Callbacks:
     """
-    The callbacks of the purchases of one Airflow task; see :class:`musicapi_provider.submission.Callbacks`.
+    The callbacks of the purchases of one Airflow task; see :class:`.purchases.submission.Callbacks`.
 
     :param webhook: Says how the API calls back, ``None``: not. Asked when something is to be bought: what is
         bought already is collected with any configuration.

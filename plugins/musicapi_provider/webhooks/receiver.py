@@ -27,7 +27,7 @@ from musicapi_provider.webhooks.expectation import accepted_connections, expecte
 from musicapi_provider.webhooks.signature import Reason, RefusedError, check_headers, verified
 
 if TYPE_CHECKING:
-    from musicapi_provider.settings import WebhookSettings
+    from musicapi_provider.api.settings import WebhookSettings
     from musicapi_provider.webhooks.wake import Call
 
 log = logging.getLogger(__name__)

@@ -15,20 +15,20 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from musicapi_provider.control_flow import FIRST_LOOK_OF_TRIGGER
+from musicapi_provider.api.verdict import judge
 from musicapi_provider.exceptions import MusicAPIError
-from musicapi_provider.links import media_links
+from musicapi_provider.links.extra_links import media_links
+from musicapi_provider.operators.control_flow import FIRST_LOOK_OF_TRIGGER
 from musicapi_provider.triggers.musicapi import BEGIN
-from musicapi_provider.verdict import judge
-from musicapi_provider.waiting import Wait, doubts_from
+from musicapi_provider.waiting.wait import Wait, doubts_from
 from musicapi_provider.webhooks import airflow_tables as tables
 from musicapi_provider.webhooks.assets import COMPLETED_TRACKS
 from musicapi_provider.webhooks.signature import Callback, Reason, RefusedError
 
 if TYPE_CHECKING:
-    from musicapi_provider.client import MusicAPIClient
+    from musicapi_provider.api.client import MusicAPIClient
+    from musicapi_provider.api.models import MusicTask, Track
     from musicapi_provider.hooks.base import MusicAPIBaseHook
-    from musicapi_provider.models import MusicTask, Track
     from musicapi_provider.webhooks.airflow_tables import Place, Waiting
 
 log = logging.getLogger(__name__)

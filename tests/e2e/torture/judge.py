@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from musicapi_provider.submission import NOT_SUBMITTED, UNKNOWN
+from musicapi_provider.purchases.submission import NOT_SUBMITTED, UNKNOWN
 from tests.e2e.torture.plan import KILLS, Fault
 
 #: Purchases from which on every planned kind of fault must have struck at least once.

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicapi_provider import xcoms
+from musicapi_provider.links import xcoms
 from tests.e2e.torture.judge import Row
 from tests.e2e.torture.purchases import DAG_IDS, prompt_of, purchase_name
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from musicapi_provider.api.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
 from musicapi_provider.exceptions import (
     MusicAPIAuthError,
     MusicAPIConfigurationError,
@@ -20,7 +21,6 @@ from musicapi_provider.exceptions import (
     MusicAPIUnknownTaskError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
 from tests.conftest import QUICK
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from musicapi_provider import xcoms
-from musicapi_provider.bodies import FIELDS
+from musicapi_provider.api.bodies import FIELDS
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
     MusicAPIInvalidRequestError,
@@ -31,14 +30,12 @@ from musicapi_provider.exceptions import (
     MusicAPIThrottledError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.operators.musicapi import (
-    API_FIELDS,
-    MusicAPICreateOperator,
-    MusicAPIStoreTracksOperator,
-)
+from musicapi_provider.links import xcoms
+from musicapi_provider.operators.musicapi import API_FIELDS, MusicAPICreateOperator
 from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
+from musicapi_provider.operators.store_tracks import MusicAPIStoreTracksOperator
+from musicapi_provider.purchases.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.storage.index import read_index
-from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 from tests.conftest import QUICK
 from tests.s3 import S3Bucket, s3_bucket

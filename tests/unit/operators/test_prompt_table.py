@@ -19,7 +19,7 @@ import pytest
 from airflow.sdk import Asset, ObjectStoragePath
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from musicapi_provider import files, pace, poller
+from musicapi_provider import files
 from musicapi_provider.exceptions import (
     MusicAPIIncompleteTableError,
     MusicAPINotSentError,
@@ -31,8 +31,9 @@ from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
 from musicapi_provider.prompt_table import run as table_run
 from musicapi_provider.prompt_table.manifest import MANIFESTS, read_manifest_file
 from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, STORED
+from musicapi_provider.purchases.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.storage.index import read_index
-from musicapi_provider.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
+from musicapi_provider.waiting import pace, poller
 from tests.conftest import QUICK
 
 if TYPE_CHECKING:

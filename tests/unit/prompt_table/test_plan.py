@@ -32,8 +32,8 @@ from musicapi_provider.prompt_table.plan import (
     plan_rows,
     rows_to_do,
 )
-from musicapi_provider.records import PURCHASES, STORED_KEY, FolderRecords, record_name
-from musicapi_provider.submission import (
+from musicapi_provider.purchases.records import PURCHASES, STORED_KEY, FolderRecords, record_name
+from musicapi_provider.purchases.submission import (
     NOT_SUBMITTED,
     SUBMITTED,
     UNKNOWN,
@@ -43,7 +43,7 @@ from musicapi_provider.submission import (
     submit,
 )
 from tests.conftest import QUICK
-from tests.unit.test_records import UnreliableFileSystem
+from tests.unit.purchases.test_records import UnreliableFileSystem
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk import ObjectStoragePath
 
-from musicapi_provider.bodies import check_body
+from musicapi_provider.api.bodies import check_body
 from musicapi_provider.exceptions import MusicAPIPromptTableError, Spent
 from musicapi_provider.prompt_table import PromptRow, parse_prompt_table, read_prompt_table
 from tests.conftest import PROJECT

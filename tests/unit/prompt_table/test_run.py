@@ -23,9 +23,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from musicapi_provider import files, pace, poller
-from musicapi_provider.async_client import MusicAPIAsyncClient
-from musicapi_provider.client import MusicAPIClient
+from musicapi_provider import files
+from musicapi_provider.api.async_client import MusicAPIAsyncClient
+from musicapi_provider.api.client import MusicAPIClient
+from musicapi_provider.api.settings import ONCE
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
     MusicAPIAuthError,
@@ -40,11 +41,8 @@ from musicapi_provider.prompt_table import run as table_run
 from musicapi_provider.prompt_table.buyer import LOST_IN_A_ROW, REFUSED_IN_A_ROW, TableSettings
 from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, RESUBMIT, STORED, plan_rows
 from musicapi_provider.prompt_table.run import TableRun, store_each
-from musicapi_provider.records import PURCHASES, FolderRecords, record_name
-from musicapi_provider.settings import ONCE
-from musicapi_provider.storage import TrackStore
-from musicapi_provider.storage.partial import INCOMPLETE
-from musicapi_provider.submission import (
+from musicapi_provider.purchases.records import PURCHASES, FolderRecords, record_name
+from musicapi_provider.purchases.submission import (
     KEY,
     NOT_SUBMITTED,
     SUBMITTED,
@@ -54,6 +52,9 @@ from musicapi_provider.submission import (
     generation_of,
     standing,
 )
+from musicapi_provider.storage import TrackStore
+from musicapi_provider.storage.partial import INCOMPLETE
+from musicapi_provider.waiting import pace, poller
 from tests.conftest import QUICK
 from tests.s3 import s3_bucket as s3_bucket
 from tests.unit.prompt_table.test_plan import CHEAP, row_of
@@ -646,7 +647,7 @@ def test_row_that_runs_out_of_time_is_collected_by_a_later_try(table: Table) -> 
 
 def test_unknown_music_task_is_left_alone(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not found is no proof of a refund: nothing is bought anew, and the row says so."""
-    monkeypatch.setattr("musicapi_provider.waiting.UNKNOWN_TASK_GRACE", 0.0)
+    monkeypatch.setattr("musicapi_provider.waiting.wait.UNKNOWN_TASK_GRACE", 0.0)
     table.state.scenario("unknown-404", match="about b", times=None)
     plan = table.run()
     again = table.again()

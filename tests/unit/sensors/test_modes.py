@@ -25,9 +25,10 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import TaskSuccessEvent
 
 from include.musicapi_simulator.scenarios import Armed, Stage, find
-from musicapi_provider import pace, poller, waiting
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
+from musicapi_provider.waiting import pace, poller
+from musicapi_provider.waiting import wait as waiting
 from tests.conftest import QUICK
 from tests.unit.conftest import MemoryStateStore
 

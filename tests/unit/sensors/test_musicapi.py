@@ -18,11 +18,12 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from musicapi_provider import control_flow, waiting
 from musicapi_provider.exceptions import MusicAPIAuthError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
+from musicapi_provider.operators import control_flow
 from musicapi_provider.sensors.musicapi import DEFAULT_POKE_INTERVAL, MusicAPITaskSensor
 from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
+from musicapi_provider.waiting import wait as waiting
 from tests.conftest import QUICK
 
 if TYPE_CHECKING:

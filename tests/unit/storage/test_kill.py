@@ -19,7 +19,7 @@ from tests.media import MediaServer, frames, media_server
 from tests.s3 import S3Bucket, s3_bucket
 
 if TYPE_CHECKING:
-    from musicapi_provider.settings import ClientSettings
+    from musicapi_provider.api.settings import ClientSettings
 
 __all__ = ["media_server", "s3_bucket"]
 PROJECT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ CUT = 17_000_000
 STORE = """
 import json, sys
 from airflow.sdk import ObjectStoragePath
-from musicapi_provider.settings import ClientSettings
+from musicapi_provider.api.settings import ClientSettings
 from musicapi_provider.storage import TrackStore
 folder, tracks, base_url = sys.argv[1:]
 with TrackStore(ObjectStoragePath(folder), ClientSettings(api_key="k", base_url=base_url)) as store:

@@ -18,8 +18,8 @@ import certifi
 import pytest
 from airflow.sdk import ObjectStoragePath
 
+from musicapi_provider.api.settings import MAX_RETRY_AFTER, ClientSettings
 from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.settings import MAX_RETRY_AFTER, ClientSettings
 from musicapi_provider.storage.downloads import ATTEMPTS, Downloads, _wait
 from musicapi_provider.storage.kinds import AUDIO
 from musicapi_provider.storage.media import MAX_REDIRECTS, BrokenDownloadError, MediaClient

@@ -33,8 +33,8 @@ from tests.s3 import S3Bucket, s3_bucket
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
-    from musicapi_provider.client import MusicAPIClient
-    from musicapi_provider.settings import ClientSettings
+    from musicapi_provider.api.client import MusicAPIClient
+    from musicapi_provider.api.settings import ClientSettings
     from tests.unit.conftest import Log, OddServer
 
 __all__ = ["media_server", "s3_bucket"]

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.triggers.base import TaskSuccessEvent
 
-from musicapi_provider import waiting
-from musicapi_provider.async_client import MusicAPIAsyncClient
+from musicapi_provider.api.async_client import MusicAPIAsyncClient
 from musicapi_provider.exceptions import (
     MusicAPIAuthError,
     MusicAPIError,
     MusicAPITriggerEventError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.poller import Poller
 from musicapi_provider.triggers import musicapi as trigger_module
 from musicapi_provider.triggers.musicapi import BEGIN, STATUSES, MusicAPITaskTrigger, error_from, wait_from
-from musicapi_provider.worker_free import STARTED_KEY
+from musicapi_provider.triggers.worker_free import STARTED_KEY
+from musicapi_provider.waiting import wait as waiting
+from musicapi_provider.waiting.poller import Poller
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from musicapi_provider import pace, poller
 from musicapi_provider.exceptions import MusicAPITriggerEventError
 from musicapi_provider.triggers import musicapi as single_trigger
 from musicapi_provider.triggers.prompt_table import STATUSES, MusicAPIPromptTableTrigger, about_from
+from musicapi_provider.waiting import pace, poller
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer

@@ -14,15 +14,15 @@ import pytest
 from airflow.configuration import conf
 from airflow.sdk import ObjectStoragePath
 
-from musicapi_provider import xcoms
+from musicapi_provider.links import xcoms
 from musicapi_provider.storage import TrackStore
-from musicapi_provider.waiting import wait_for_tracks
+from musicapi_provider.waiting.wait import wait_for_tracks
 from tests.s3 import s3_bucket
 from tests.unit.api_server import PATIENCE, Server
 
 if TYPE_CHECKING:
-    from musicapi_provider.client import MusicAPIClient
-    from musicapi_provider.settings import ClientSettings
+    from musicapi_provider.api.client import MusicAPIClient
+    from musicapi_provider.api.settings import ClientSettings
 
 __all__ = ["s3_bucket"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from musicapi_provider import xcoms
-from musicapi_provider.pages import media_path
+from musicapi_provider.links import xcoms
+from musicapi_provider.links.pages import media_path
 from musicapi_provider.ui.access import is_served
 
 if TYPE_CHECKING:

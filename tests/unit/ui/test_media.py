@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from musicapi_provider import xcoms
-from musicapi_provider.pages import folder_key, media_path
+from musicapi_provider.links import xcoms
+from musicapi_provider.links.pages import folder_key, media_path
 from musicapi_provider.storage.index import COLUMNS, INDEX
 from musicapi_provider.ui import access, responses
 from tests.unit.ui.picky_auth_manager import READABLE

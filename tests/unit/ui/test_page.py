@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from musicapi_provider import pages
+from musicapi_provider.links import pages
 from musicapi_provider.ui.app import SCRIPT
 from musicapi_provider.webhooks import addresses as webhooks
 

@@ -11,15 +11,15 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from include.local.stack import connection_json
-from musicapi_provider import xcoms
-from musicapi_provider.links import MusicAPIMusicTaskLink, music_tasks_url
-from musicapi_provider.pages import manifest_path
+from musicapi_provider.links import xcoms
+from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink, music_tasks_url
+from musicapi_provider.links.pages import manifest_path
 from musicapi_provider.prompt_table.manifest import write_manifest_file
 from tests.unit.ui.conftest import RUN
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
-    from musicapi_provider.client import MusicAPIClient
+    from musicapi_provider.api.client import MusicAPIClient
     from tests.s3 import S3Bucket
     from tests.unit.api_server import Server
 

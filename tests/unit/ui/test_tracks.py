@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from musicapi_provider import xcoms
+from musicapi_provider.links import xcoms
 from musicapi_provider.ui import track_list
 from musicapi_provider.ui.app import app, library
 from tests.s3 import connection_json

@@ -15,11 +15,11 @@ from uuid import uuid4
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from musicapi_provider import submission
 from musicapi_provider.exceptions import MusicAPIAmbiguousSubmitError, MusicAPIConfigurationError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.operators import musicapi as operators
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
+from musicapi_provider.purchases import submission
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 from musicapi_provider.triggers.musicapi import BEGIN, MusicAPICallbackTrigger, MusicAPITaskTrigger
 from musicapi_provider.webhooks import expectation

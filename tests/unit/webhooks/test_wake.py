@@ -15,7 +15,7 @@ from tests.unit.webhooks.conftest import Caller, Instance, asset_events, session
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
-    from musicapi_provider.client import MusicAPIClient
+    from musicapi_provider.api.client import MusicAPIClient
 
 Tasks = Callable[[str], Instance]
 Book = Callable[..., str]

@@ -1,0 +1,1 @@
+"""The API: settings, bodies, clients, and what answers mean. No Airflow."""

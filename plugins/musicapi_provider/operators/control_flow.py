@@ -1,0 +1,224 @@
+"""
+Turn this provider's errors and waiting into Airflow's control flow.
+
+Operators and sensors do it here and nowhere else: which errors end a task, how it defers, how it resumes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
+
+from musicapi_provider.exceptions import (
+    MusicAPIDeadlineError,
+    MusicAPIError,
+    MusicAPIInvalidRequestError,
+    MusicAPITaskFailedError,
+    Spent,
+)
+from musicapi_provider.hooks.base import MusicAPIBaseHook
+from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink
+from musicapi_provider.waiting.wait import Wait, look
+from musicapi_provider.webhooks.addresses import MOST_EXPECTED, called_key, waits_for_key
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from musicapi_provider.api.models import Track
+    from musicapi_provider.api.settings import WebhookSettings
+
+#: Seconds to wait for tracks: well over the 10 minutes that the facts sheet advises as a minimum (facts 9).
+DEFAULT_TIMEOUT = 1800.0
+
+#: Seconds for which a trigger keeps still, whatever the poll interval. If it fires before the scheduler has
+#: handled the end of the task's first phase, Airflow 3.3 fails the task (``airflow-notes.md``, the race):
+#: with looks after 2 s, 2 of 9 sensors failed on a busy machine.
+FIRST_LOOK_OF_TRIGGER = 5.0
+
+
+@contextmanager
+def airflow_errors(*, buys: bool = False) -> Iterator[None]:
+    """
+    Raise what Airflow understands.
+
+    * Out of time: ``AirflowSensorTimeout``. Airflow does not retry it: a retry would double the time.
+    * What a retry cannot cure (bad body, key, credits, content, unknown outcome, failed music task):
+      ``AirflowFailException``, so that no further try is made.
+    * What a later try can cure (throttled, unreachable) passes as it is and follows the task's ``retries``.
+
+    :param buys: The task's next try buys anew what has failed and was refunded, so that is curable, too.
+    """
+    try:
+        yield
+    except MusicAPIDeadlineError as error:
+        raise AirflowSensorTimeout(str(error)) from error
+    except MusicAPIError as error:
+        if buys and type(error) is MusicAPITaskFailedError and error.spent is Spent.REFUNDED:
+            error.next_step = "the task's next retry buys it anew; if none is left, clear the task."
+            raise
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from error
+
+
+def checked_ids(value: Any) -> list[str]:
+    """
+    Return the music task ids of an argument, each once, in order.
+
+    :raises MusicAPIInvalidRequestError: an id that is no id, such as the text of a missing XCom.
+    """
+    given = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    for id_ in given:
+        if not isinstance(id_, str) or id_.strip() in ("", "None") or id_.lstrip().startswith("["):
+            raise MusicAPIInvalidRequestError(
+                f"music_task_id: must be an id or a list of ids; got {id_!r}.",
+                next_step="pass create.output (a template makes text of a list).",
+            )
+    return list(dict.fromkeys(id_.strip() for id_ in given))
+
+
+class WaitsForTracks(BaseOperator):
+    """
+    What the sensor and the waiting create operator share: look, defer, resume, collect.
+
+    Whoever resumes looks again, with the code of the first look, so every mode ends the same way.
+    """
+
+    musicapi_conn_id: str
+    timeout: float
+    fail_on_partial: bool
+    include_lyrics: bool
+    #: Seconds between looks as the user fixed them; ``None``: the connection's, else adaptive.
+    poll_interval: float | None
+    #: Whether the next try of this task buys anew what has failed.
+    buys: bool = False
+    #: End the task in the triggerer when it succeeds.
+    ends_in_triggerer: bool = False
+    #: Whether the API calls when the music tasks are done; ``None``: as the connection says.
+    webhook: bool | None = None
+    #: For the extra links: what is waited for, and the result, each once there is one.
+    music_task_ids: list[str] | None = None
+    collected_tracks: list[dict[str, Any]] | None = None
+
+    @cached_property
+    def hook(self) -> MusicAPIBaseHook:
+        """The hook; made at run time, when templates are rendered."""
+        return MusicAPIBaseHook(self.musicapi_conn_id)
+
+    @cached_property
+    def expected_webhook(self) -> WebhookSettings | None:
+        """How the API will call back; ``None``: it will not, or nobody waits for it in the triggerer."""
+        from musicapi_provider.webhooks.expectation import expected_webhook
+
+        return expected_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id)
+
+    def _webhook_for(self, wait: Wait) -> WebhookSettings | None:
+        """Return how the API will call back about a wait; ``None``: it is polled."""
+        return self.expected_webhook if len(wait.music_task_ids) <= MOST_EXPECTED else None
+
+    def _expect_call(self, context: Context, wait: Wait) -> set[str]:
+        """
+        Say which music tasks this task waits for, so that a callback finds it; return them.
+
+        Before the look that comes before deferring: what ends after that look finds it then.
+        """
+        if self._webhook_for(wait) is None:
+            return set()
+        about: Any = {"music_task_ids": list(wait.music_task_ids), "started": wait.started}
+        for music_task_id in wait.music_task_ids:
+            context["ti"].xcom_push(key=waits_for_key(music_task_id), value=about)
+        return set(wait.music_task_ids)
+
+    def show_only_music_tasks(self, music_task_ids: Sequence[str]) -> None:
+        """Leave out the links that have nothing to show: Airflow pushes empty ones, too, a request each."""
+        self.music_task_ids = list(music_task_ids)
+        self.operator_extra_links = (MusicAPIMusicTaskLink(),)
+
+    def show_music_tasks(self, context: Context, music_task_ids: Sequence[str]) -> None:
+        """Show the link to the music tasks now: Airflow asks for links when a worker is done waiting."""
+        self.music_task_ids = list(music_task_ids)
+        link = MusicAPIMusicTaskLink()
+        try:
+            context["ti"].xcom_push(key=link.xcom_key, value=link.get_link(self, ti_key=context["ti"]))  # type: ignore[arg-type]
+        except Exception:  # a button is not what a paid task fails by
+            self.log.warning("The link to the music task could not be shown.", exc_info=True)
+
+    def look(self, wait: Wait, *, next_look: float) -> list[dict[str, Any]] | None:
+        """
+        Look once; return the result when all is final, ``None`` while there is time to wait.
+
+        :param next_look: Seconds to the next look, for the log.
+        :raises MusicAPIError: failed, refused, or out of time.
+        """
+        self.music_task_ids = list(wait.music_task_ids)
+        look(self.hook.client, wait)
+        tracks = wait.tracks(fail_on_partial=self.fail_on_partial)
+        if tracks is None:
+            wait.log_progress(next_look)
+            return None
+        return self.result(tracks)
+
+    def result(self, tracks: Sequence[Track]) -> list[dict[str, Any]]:
+        """Return tracks as they go to XCom."""
+        self.operator_extra_links = type(self).operator_extra_links
+        self.collected_tracks = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
+        return self.collected_tracks
+
+    def look_or_defer(self, context: Context, wait: Wait) -> list[dict[str, Any]]:
+        """Look once and return the result, or hand the wait to the triggerer (which raises)."""
+        with airflow_errors(buys=self.buys):
+            called = self._expect_call(context, wait)
+            result = self.look(wait, next_look=FIRST_LOOK_OF_TRIGGER)
+        if result is None:
+            for music_task_id in called - set(wait.pending):  # nobody calls about these any more
+                context["ti"].xcom_push(key=called_key(music_task_id), value=True)
+            self.wait_in_triggerer(wait)
+        return result
+
+    def execute_complete(self, context: Context, event: Any = None) -> list[dict[str, Any]]:
+        """
+        Go on after the trigger: look again, and finish or wait on.
+
+        :param event: A hint of the trigger, one of a closed set; anything else is refused.
+        """
+        from musicapi_provider.triggers.musicapi import BEGIN, error_from, wait_from
+
+        if event == BEGIN:
+            return self.execute(context)  # type: ignore[no-any-return]
+        with airflow_errors(buys=self.buys):
+            wait = wait_from(event, timeout=self.timeout)
+            if (error := error_from(event)) is not None:
+                if (result := self.look(wait, next_look=math.inf)) is not None:
+                    return result
+                raise error  # what the triggerer could not do, it will not do when asked again
+        return self.look_or_defer(context, wait)
+
+    def wait_in_triggerer(self, wait: Wait) -> NoReturn:
+        """Hand the wait to the triggerer."""
+        from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
+        from musicapi_provider.triggers.worker_free import why_not
+
+        self.show_only_music_tasks(wait.music_task_ids)
+        webhook = self._webhook_for(wait)
+        trigger = MusicAPITaskTrigger(
+            music_task_ids=wait.music_task_ids,
+            musicapi_conn_id=self.musicapi_conn_id,
+            timeout=wait.timeout,
+            started=wait.started,
+            first_look_time=time.time() + FIRST_LOOK_OF_TRIGGER,
+            poll_interval=self.poll_interval,
+            doubts=wait.doubts,
+            ends_here=self.ends_in_triggerer or (webhook is not None and why_not(self) is None),
+            webhook=webhook is not None,
+            fail_on_partial=self.fail_on_partial,
+            include_lyrics=self.include_lyrics,
+        )
+        # Airflow gets no timeout: its own skips execute_complete. The trigger keeps the deadline.
+        self.defer(trigger=trigger, method_name="execute_complete")

@@ -1,0 +1,1 @@
+"""What is bought: on record before it is sent, never bought twice in silence. No Airflow."""

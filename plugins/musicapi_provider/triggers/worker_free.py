@@ -1,0 +1,171 @@
+"""
+Waiting that never touches a worker: what the triggerer does then in a worker's place.
+
+A task instance can start in the triggerer (no worker has looked or rendered anything) and end there (no
+worker hands over the result). Whatever goes wrong is handed to a worker, so failures mean the same in every
+mode.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import XComArg
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
+from airflow.sdk.execution_time.comms import DeleteXCom
+from airflow.sdk.execution_time.xcom import XCom
+from airflow.triggers.base import StartTriggerArgs
+
+from musicapi_provider.links.extra_links import (
+    MusicAPICoverLink,
+    MusicAPIListenLink,
+    MusicAPIMusicTaskLink,
+    media_links,
+    music_tasks_url,
+)
+from musicapi_provider.webhooks.addresses import called_key, waits_for_key
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+
+    from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
+    from musicapi_provider.waiting.wait import Wait
+
+log = logging.getLogger(__name__)
+
+#: XCom key under which a wait that began in the triggerer keeps its beginning: the deadline must survive the
+#: triggerer, and the arguments of such a trigger are those of the DAG file.
+STARTED_KEY = "musicapi_wait_started"
+
+
+def why_not(operator: BaseOperator) -> str | None:
+    """Say why this task must end on a worker, if so: what would be lost in the triggerer."""
+    if operator.outlets:
+        return "it has outlets, and Airflow emits asset events from workers only"
+    if _custom_xcom_backend():
+        return "a custom XCom backend is configured, and triggerers do not use it"
+    return None
+
+
+def _custom_xcom_backend() -> bool:
+    return XCom is not BaseXCom
+
+
+def source_of(music_task_id: Any) -> dict[str, Any] | None:
+    """
+    Return where a trigger finds its music tasks: trigger arguments ``music_task_ids`` and ``source``.
+
+    :return: ``None`` when only a worker can find them: the output of a mapped task.
+
+    :raises ValueError: A template or a computed XComArg, which nobody renders in the triggerer.
+    """
+    if isinstance(music_task_id, PlainXComArg):
+        upstream = music_task_id.operator
+        if upstream.is_mapped or upstream.get_closest_mapped_task_group() is not None:
+            return None  # triggerers can read single XComs only
+        return {"music_task_ids": [], "source": {"task_id": upstream.task_id, "key": music_task_id.key}}
+    ids = [music_task_id] if isinstance(music_task_id, str) else music_task_id
+    if isinstance(ids, XComArg) or not all(isinstance(id_, str) and "{" not in id_ for id_ in ids):
+        raise ValueError(
+            "worker_free needs music_task_id to be an id, a list of ids or a task's output: templates are "
+            f"not rendered in the triggerer; got {music_task_id!r}. Use deferrable=True instead."
+        )
+    return {"music_task_ids": list(ids), "source": None}
+
+
+def start_args(sensor: MusicAPITaskSensor) -> StartTriggerArgs | None:
+    """
+    Return what Airflow needs to start a sensor in the triggerer; ``None`` when only a worker can start it.
+
+    :raises ValueError: see :func:`source_of`.
+    """
+    source = source_of(sensor.music_task_id)
+    if source is None or _custom_xcom_backend():
+        return None
+    return StartTriggerArgs(
+        trigger_cls="musicapi_provider.triggers.musicapi.MusicAPITaskTrigger",
+        trigger_kwargs={
+            **source,
+            "musicapi_conn_id": sensor.musicapi_conn_id,
+            "timeout": sensor.timeout,
+            "poll_interval": sensor.poll_interval,
+            "ends_here": why_not(sensor) is None,
+            "fail_on_partial": sensor.fail_on_partial,
+            "include_lyrics": sensor.include_lyrics,
+            "webhook": sensor.webhook,
+        },
+        next_method="execute_complete",
+    )
+
+
+async def ids_from(source: Mapping[str, Any], ti: Any) -> Any:
+    """Return what the upstream task has left in XCom: ids, or whatever it is."""
+    return await XCom.aget_one(**{**_place(ti), **source, "map_index": -1})
+
+
+def _place(ti: Any) -> dict[str, Any]:
+    """Return where this task's own XComs are."""
+    return {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+
+
+async def started(ti: Any) -> float:
+    """Return when this try's wait began, in epoch seconds: now, or before a triggerer went down."""
+    place = _place(ti)
+    known = await XCom.aget_one(key=STARTED_KEY, **place)
+    if isinstance(known, dict) and known.get("try_number") == ti.try_number:
+        return float(known["started"])
+    if known is not None:
+        await _forget_result(place)
+    now = time.time()
+    await XCom.aset(key=STARTED_KEY, value={"try_number": ti.try_number, "started": now}, **place)
+    return now
+
+
+async def _forget_result(place: Mapping[str, Any]) -> None:
+    """Remove what an earlier try left, as Airflow does when a try starts on a worker."""
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    links = MusicAPIListenLink(), MusicAPICoverLink(), MusicAPIMusicTaskLink()
+    for key in ("return_value", *(link.xcom_key for link in links)):
+        await SUPERVISOR_COMMS.asend(DeleteXCom(key=key, **place))
+
+
+async def show_music_tasks(music_task_ids: Sequence[str], conn_id: str, ti: Any) -> None:
+    """Leave the link to the music tasks in XCom, as a worker does when it hands them over."""
+    url = music_tasks_url(ti, conn_id, music_task_ids)
+    await XCom.aset(key=MusicAPIMusicTaskLink().xcom_key, value=url, **_place(ti))
+
+
+async def expect_call(wait: Wait, ti: Any) -> None:
+    """Say which music tasks this task waits for, as a worker does, so that a callback finds it."""
+    about = {"music_task_ids": list(wait.music_task_ids), "started": wait.started}
+    try:
+        for music_task_id in wait.music_task_ids:
+            await XCom.aset(key=waits_for_key(music_task_id), value=about, **_place(ti))
+    except Exception as error:  # noqa: BLE001 - a paid wait must not end by that; it is polled as well
+        log.warning("Callbacks will not find this wait: %s", error)
+
+
+async def was_called(names: Sequence[str], ti: Any) -> bool:
+    """Tell whether callbacks have come for all of these, music tasks or tokens; not, where nobody can say."""
+    try:
+        for name in names:
+            if await XCom.aget_one(key=called_key(name), **_place(ti)) is None:
+                return False
+    except Exception as error:  # noqa: BLE001 - a paid wait must not end by that; it is polled as well
+        log.warning("It is not known whether the API has called already: %s", error)
+        return False
+    return True
+
+
+async def push_result(tracks: Sequence[dict[str, Any]], ti: Any) -> None:
+    """Leave the result and its links in XCom, as a worker would."""
+    place = _place(ti)
+    length = len(tracks) if ti.map_index < 0 else None  # for tasks that are mapped over the result
+    await XCom.aset(key="return_value", value=list(tracks), _mapped_length=length, **place)
+    for key, url in media_links(tracks).items():
+        await XCom.aset(key=key, value=url, **place)

@@ -1,0 +1,1 @@
+"""Wait for music tasks: one, or thousands with one poller. No Airflow."""

@@ -1,0 +1,331 @@
+"""Never pay twice, for any story: hypothesis makes up servers, deaths, retries, clears, edits, policies."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from musicapi_provider.api.client import MusicAPIClient
+from musicapi_provider.api.settings import ONCE
+from musicapi_provider.exceptions import MusicAPIError
+from musicapi_provider.purchases import submission
+from musicapi_provider.purchases.submission import (
+    KEY,
+    Standing,
+    UnknownOutcome,
+    adopt,
+    fingerprint_of,
+    standing,
+    submit,
+)
+
+if TYPE_CHECKING:
+    from include.musicapi_simulator import SimulatorServer
+    from musicapi_provider.api.settings import ClientSettings
+
+#: What the server does with the next create: booked and answered, booked and lost, not booked.
+ANSWERED = (None, "nested-task-id", "create-code-200")
+BOOKED_AND_LOST = (
+    "drop-after-booking",
+    "create-502-after-booking",
+    "truncated-create",
+    "no-task-id",
+    "html-create",
+)
+NOT_BOOKED = (
+    "drop-before-booking",
+    "create-500",
+    "throttled",
+    "no-credits",
+    "moderated",
+    "invalid",
+    "unauthorized",
+)
+#: How a music task ends.
+ENDINGS = (None, "all-failed", "partial", "failed")
+PROMPTS = ("one", "two")
+
+
+class ProcessDiedError(BaseException):
+    """The worker is gone: nothing catches this."""
+
+
+@dataclass
+class Life:
+    """
+    One process: it may die at any instant around a store call or a request.
+
+    :param instants: Instants left before it dies; ``None``: it lives on.
+    :param watch: Called at every instant.
+    """
+
+    instants: int | None
+    watch: Callable[[], None]
+
+    def __call__(self, call: Callable[[], Any]) -> Any:
+        """Do something between two instants."""
+        self._instant()
+        result = call()
+        self._instant()
+        return result
+
+    def _instant(self) -> None:
+        self.watch()
+        if self.instants == 0:
+            raise ProcessDiedError
+        if self.instants is not None:
+            self.instants -= 1
+
+
+@dataclass
+class Store:
+    """A store that outlives processes; every call is an instant."""
+
+    kept: dict[str, str]
+    life: Life
+
+    def get(self, key: str) -> Any:
+        """Return the value, or ``None``."""
+        return self.life(lambda: json.loads(self.kept.get(key, "null")))
+
+    def set(self, key: str, value: dict[str, Any]) -> None:
+        """Write or overwrite the value."""
+        self.life(lambda: self.kept.update({key: json.dumps(value)}))
+
+    def delete(self, key: str) -> None:
+        """Remove the value."""
+        self.life(lambda: self.kept.pop(key, None))
+
+
+class MortalClient(MusicAPIClient):
+    """A client whose process may die around each create."""
+
+    life: Life
+
+    def create(self, body: Any) -> str:
+        """Send, unless dead."""
+        return str(self.life(lambda: super(MortalClient, self).create(body)))
+
+
+@dataclass
+class Truth:
+    """What really happened, by fingerprint: kept beside the code under test."""
+
+    ids: dict[str, set[str]] = field(default_factory=dict)
+    allowed: Counter[str] = field(default_factory=Counter)
+    forced: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Story(RuleBasedStateMachine):
+    """One Airflow task, its tries and clears, and the people around it."""
+
+    def __init__(self, simulator: SimulatorServer, client_settings: ClientSettings) -> None:
+        super().__init__()
+        self.simulator = simulator
+        self.client_settings = client_settings
+
+    @initialize()
+    def begin(self) -> None:
+        """Start with an empty store and a rich account."""
+        self.simulator.reset()
+        self.simulator.state.configure(credits=10_000)
+        self.kept: dict[str, str] = {}
+        self.truth = Truth()
+        self.generation = 0
+
+    # -- what happens --------------------------------------------------------------------------------------
+
+    @rule(
+        prompt=st.sampled_from(PROMPTS),
+        scenario=st.one_of(
+            st.sampled_from(ANSWERED),
+            st.sampled_from(ANSWERED),
+            st.sampled_from(BOOKED_AND_LOST),
+            st.sampled_from(NOT_BOOKED),
+        ),
+        ending=st.sampled_from(ENDINGS),
+        policy=st.sampled_from(UnknownOutcome),
+        force_new=st.booleans(),
+        credit_check=st.booleans(),
+        dies_after=st.one_of(st.none(), st.none(), st.integers(0, 8)),
+        finishes=st.booleans(),
+    )
+    def run_a_try(
+        self,
+        prompt: str,
+        scenario: str | None,
+        ending: str | None,
+        policy: UnknownOutcome,
+        force_new: bool,
+        credit_check: bool,
+        dies_after: int | None,
+        finishes: bool,
+    ) -> None:
+        """Airflow runs the task, with this body and policy, on a worker that may die."""
+        body = self._body(prompt)
+        print_ = self._fingerprint(prompt)
+        may_send = self._may_send(print_, policy, force_new=force_new)
+        if may_send and (record := self._records().get(print_)) and record["music_task_id"] is None:
+            self.truth.allowed[print_] += 1  # the policy says so, once for each time
+        for name in (scenario, ending):
+            if name:
+                self.simulator.state.scenario(name, times=1)
+        before = self._sent()
+        life = Life(dies_after, self.nothing_is_lost)
+        client = MortalClient(self.client_settings, retries=ONCE)
+        client.life = life
+        with suppress(MusicAPIError, ProcessDiedError):
+            submitted = submit(
+                client,
+                body,
+                Store(self.kept, life),
+                fingerprint=print_,
+                generation=str(self.generation),
+                on_unknown_outcome=policy,
+                force_new=force_new,
+                credit_check=credit_check,
+            )
+            assert self._records()[print_]["music_task_id"] == submitted.music_task_id, "not on record"
+        client.close()
+        self.simulator.state.armed.clear()
+
+        for id_ in self._booked(prompt) if finishes else ():
+            self.simulator.state.finish(id_)
+        self.simulator.state.settle()
+        assert self._sent() - before <= (1 if may_send else 0), "a create was sent that nothing allowed"
+
+    @rule()
+    def clear(self) -> None:
+        """Somebody clears the Airflow task."""
+        self.generation += 1
+
+    @rule(prompt=st.sampled_from(PROMPTS), dies_after=st.one_of(st.none(), st.integers(0, 4)))
+    def adopt_what_was_lost(self, prompt: str, dies_after: int | None) -> None:
+        """Somebody finds the lost music task at the vendor and names it."""
+        print_ = self._fingerprint(prompt)
+        lost = [id_ for id_ in self._booked(prompt) if id_ not in self._ids_on_record(print_)]
+        record = self._records().get(print_)
+        if lost and record is not None and record["music_task_id"] is None:
+            with suppress(ProcessDiedError):
+                store = Store(self.kept, Life(dies_after, self.nothing_is_lost))
+                adopt(store, lost[-1], fingerprint=print_, generation=str(self.generation))
+
+    # -- what must hold ------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """No id is forgotten; no payment is without a trace."""
+        for prompt in PROMPTS:
+            print_ = self._fingerprint(prompt)
+            known = self._ids_on_record(print_)
+            record = self._records().get(print_)
+            traces = len(known) + (
+                len(record["lost_at"]) + (record["music_task_id"] is None) if record else 0
+            )
+
+            assert self.truth.ids.get(print_, set()) <= known, "an id was forgotten"
+            assert len(self._booked(prompt)) <= traces, "a payment left no trace"
+            self.truth.ids[print_] = known
+
+    @invariant()
+    def nobody_pays_more_than_the_policies_allow(self) -> None:
+        """One purchase a body, plus refunds, plus what was asked for on purpose."""
+        for prompt in PROMPTS:
+            print_ = self._fingerprint(prompt)
+            refunded = sum(self.simulator.state.jobs[id_].refunded for id_ in self._booked(prompt))
+            forced = sum(print_ == forced for forced, _ in self.truth.forced)
+
+            assert len(self._booked(prompt)) <= 1 + refunded + forced + self.truth.allowed[print_]
+
+    @invariant()
+    def standing_is_honest(self) -> None:
+        """What is reported as not submitted has not been paid, or was refunded."""
+        for prompt in PROMPTS:
+            known = standing(Store(self.kept, Life(None, lambda: None)), self._fingerprint(prompt))
+            if known == Standing(submission.NOT_SUBMITTED, credits=0.0):
+                assert not self._booked(prompt)
+
+    # -- helpers -------------------------------------------------------------------------------------------
+
+    def _may_send(self, print_: str, policy: UnknownOutcome, *, force_new: bool) -> bool:
+        """Say from the truth, not from the code, whether a try with this body may send a create."""
+        records = self._records()
+        generation = str(self.generation)
+        others = [record for name, record in records.items() if name != print_]
+        open_now = any(r["music_task_id"] is None and r["generation"] == generation for r in others)
+        record = records.get(print_)
+        if record is None:
+            return not open_now or policy is UnknownOutcome.RESUBMIT
+        if record["music_task_id"] is None:
+            return policy is UnknownOutcome.RESUBMIT
+        job = self.simulator.state.jobs[record["music_task_id"]]
+        if open_now and policy is UnknownOutcome.FAIL:
+            return False
+        if self.simulator.state.phase_of(job) == "done" and self._ends_in_refund(job):
+            return True
+        if force_new and record["generation"] != generation and self.simulator.state.phase_of(job) == "done":
+            self.truth.forced.add((print_, generation))
+            return True
+        return False
+
+    def _ends_in_refund(self, job: Any) -> bool:
+        ending = self.simulator.state.ending_of(job)
+        return bool(ending and ending.refunds)
+
+    def _body(self, prompt: str) -> dict[str, Any]:
+        return {"task_type": "create_music", "custom_mode": True, "mv": "sonic-v5", "prompt": prompt}
+
+    def _fingerprint(self, prompt: str) -> str:
+        return fingerprint_of(self._body(prompt), account="test")
+
+    def _records(self) -> dict[str, Any]:
+        return dict(json.loads(self.kept.get(KEY, "{}")))
+
+    def _ids_on_record(self, print_: str) -> set[str]:
+        record = self._records().get(print_)
+        return {id_ for id_ in (record["music_task_id"], *record["earlier"]) if id_} if record else set()
+
+    def _booked(self, prompt: str) -> list[str]:
+        return [id_ for id_, job in self.simulator.state.jobs.items() if job.body["prompt"] == prompt]
+
+    def _sent(self) -> int:
+        return self.simulator.state.requests["POST /sonic/create"]
+
+
+def test_no_story_pays_twice_or_loses_anything(
+    simulator: SimulatorServer, settings_of_client: ClientSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For any interleaving, purchases stay within the policies, and evidence stays on record."""
+    monkeypatch.setattr(submission, "STORE_PAUSE", 0)
+    run_state_machine_as_test(
+        lambda: Story(simulator, settings_of_client),
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=25,
+            deadline=None,  # real sockets
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,  # a suite that fails by chance teaches people to run it again
+            database=None,
+        ),
+    )
+
+
+@pytest.fixture
+def settings_of_client(settings: ClientSettings) -> ClientSettings:
+    """Return the client's settings under a name that hypothesis does not use."""
+    return settings
