@@ -52,7 +52,6 @@ from musicapi_provider.prompt_table.manifest import manifest_name, write_manifes
 from musicapi_provider.prompt_table.plan import (
     POSTPONED,
     STORED,
-    UNKNOWN,
     complete_plan,
     counts_of,
     plan_rows,
@@ -193,7 +192,7 @@ def musicapi_prompt_table() -> None:
             for entry in manifest
             if entry["state"] not in (STORED, POSTPONED)
         ]
-        unknown = any(entry["state"] == UNKNOWN for entry in manifest)
+        unknown = any(entry["state"] == "unknown outcome" for entry in manifest)
         settle = (
             " Rows with an unknown outcome wait for a decision: trigger a run with settle." if unknown else ""
         )

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from musicapi_provider.purchases.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from tests.e2e.torture.judge import ANY_FROM, EVERY_KIND_FROM, GOOD, Row, Verdict, judge, objections
 from tests.e2e.torture.plan import Fault
+from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 
 BOUGHT = Row("p", ("a",), "success", frozenset({"a"}), SUBMITTED)
 FAILED = Row("p", (), "failed")
@@ -21,11 +21,19 @@ EVERYTHING = dict.fromkeys(Fault, 1)
         pytest.param(BOUGHT, Verdict.COLLECTED, id="bought and collected"),
         pytest.param(replace(BOUGHT, state="failed"), Verdict.COLLECTED, id="id kept, though waiting failed"),
         pytest.param(
-            Row("p", ("a",), "failed", submission=UNKNOWN), Verdict.UNKNOWN_BOOKED, id="flagged, booked"
+            Row("p", ("a",), "failed", submission=UNKNOWN),
+            Verdict.UNKNOWN_BOOKED,
+            id="flagged, booked",
         ),
-        pytest.param(replace(FAILED, submission=UNKNOWN), Verdict.UNKNOWN_NOT_BOOKED, id="flagged, unbooked"),
         pytest.param(
-            replace(FAILED, submission=NOT_SUBMITTED), Verdict.NOT_BOUGHT, id="refused, and said so"
+            replace(FAILED, submission=UNKNOWN),
+            Verdict.UNKNOWN_NOT_BOOKED,
+            id="flagged, unbooked",
+        ),
+        pytest.param(
+            replace(FAILED, submission=NOT_SUBMITTED),
+            Verdict.NOT_BOUGHT,
+            id="refused, and said so",
         ),
         pytest.param(replace(BOUGHT, booked=("a", "b")), Verdict.DUPLICATE, id="paid twice"),
         pytest.param(
@@ -35,18 +43,26 @@ EVERYTHING = dict.fromkeys(Fault, 1)
         ),
         pytest.param(Row("p", ("a", "b"), "running"), Verdict.DUPLICATE, id="paid twice, still running"),
         pytest.param(
-            replace(FAILED, submission=UNKNOWN, resent=True), Verdict.RESENT, id="resent, by luck unpaid"
+            replace(FAILED, submission=UNKNOWN, resent=True),
+            Verdict.RESENT,
+            id="resent, by luck unpaid",
         ),
         pytest.param(replace(BOUGHT, resent=True), Verdict.RESENT, id="resent, by luck paid once"),
         pytest.param(Row("p", ("a",), "failed"), Verdict.LOST, id="paid, not a word"),
         pytest.param(
-            Row("p", ("a",), "failed", submission=NOT_SUBMITTED), Verdict.LOST, id="paid, told unpaid"
+            Row("p", ("a",), "failed", submission=NOT_SUBMITTED),
+            Verdict.LOST,
+            id="paid, told unpaid",
         ),
         pytest.param(
-            Row("p", ("a",), "failed", submission=SUBMITTED), Verdict.LOST, id="paid, told so without the id"
+            Row("p", ("a",), "failed", submission=SUBMITTED),
+            Verdict.LOST,
+            id="paid, told so without the id",
         ),
         pytest.param(
-            Row("p", ("a",), "success", submission=UNKNOWN), Verdict.LOST, id="a success is no flag"
+            Row("p", ("a",), "success", submission=UNKNOWN),
+            Verdict.LOST,
+            id="a success is no flag",
         ),
         pytest.param(replace(BOUGHT, booked=()), Verdict.UNFOUNDED, id="an id from nowhere"),
         pytest.param(replace(BOUGHT, booked=("b",)), Verdict.UNFOUNDED, id="another's id"),

@@ -33,7 +33,7 @@ from musicapi_provider.api import verdict
 from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.operators import control_flow
 from musicapi_provider.prompt_table import run as table_run
-from musicapi_provider.purchases import submission
+from musicapi_provider.purchases import KEY, buying
 from musicapi_provider.storage import downloads
 from musicapi_provider.waiting import wait as waiting
 from tests.unit.api_server import server
@@ -59,7 +59,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten every wait that is a module constant."""
     monkeypatch.setattr(verdict, "URL_PATIENCE", 0.02)
     monkeypatch.setattr(verdict, "SHAPE_PATIENCE", 0.02)
-    monkeypatch.setattr(submission, "STORE_PAUSE", 0.01)
+    monkeypatch.setattr(buying, "STORE_PAUSE", 0.01)
     monkeypatch.setattr(waiting, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(control_flow, "FIRST_LOOK_OF_TRIGGER", 0.0)
     monkeypatch.setattr(downloads, "FIRST_WAIT", 0.01)
@@ -108,7 +108,7 @@ class MemoryStateStore:
     @property
     def records(self) -> list[dict[str, Any]]:
         """The submission records."""
-        return list(json.loads(self.entries.get(submission.KEY, "{}")).values())
+        return list(json.loads(self.entries.get(KEY, "{}")).values())
 
     def _check(self, method: str) -> None:
         if method in self.broken:

@@ -14,7 +14,7 @@ from airflow.sdk.io import attach
 
 from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole
 from tests.s3 import s3_bucket as s3_bucket
-from tests.unit.purchases.test_records import UnreliableFileSystem
+from tests.unit.purchases.test_folder import UnreliableFileSystem
 
 if TYPE_CHECKING:
     from tests.s3 import S3Bucket

@@ -14,7 +14,7 @@ from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.api.bodies import parse_flag
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
-from musicapi_provider.purchases.submission import UnknownOutcome
+from musicapi_provider.purchases import UnknownOutcome
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -31,18 +31,20 @@ from musicapi_provider.operators.control_flow import (
     airflow_errors,
     checked_ids,
 )
-from musicapi_provider.purchases.records import FolderRecords, TaskStateRecords
-from musicapi_provider.purchases.submission import (
-    SUBMITTED,
-    UNKNOWN,
-    Standing,
-    Submitted,
+from musicapi_provider.operators.task_state import TaskStateStore
+from musicapi_provider.purchases import (
+    Bought,
+    FolderStore,
+    Order,
+    Policy,
+    PurchaseState,
+    PurchaseStatus,
     adopt,
     awaited_callback,
+    buy,
     fingerprint_of,
     generation_of,
-    standing,
-    submit,
+    status_of,
 )
 from musicapi_provider.waiting.wait import Wait, wait_for_tracks
 from musicapi_provider.webhooks.expectation import Callbacks, required_webhook
@@ -50,7 +52,7 @@ from musicapi_provider.webhooks.expectation import Callbacks, required_webhook
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
 
-    from musicapi_provider.purchases.submission import SubmissionStore
+    from musicapi_provider.purchases import LedgerStore
 
 #: Seconds between looks into the task state for a callback, where nothing defers.
 CALLBACK_PAUSE = 5.0
@@ -245,7 +247,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         self.credit_check = credit_check
         self.prompt_id = prompt_id
         self.webhook = webhook
-        self._records: SubmissionStore | None = None
+        self._records: LedgerStore | None = None
         self._fingerprint: str | None = None
         self._ordered: dict[str, Any] | None = None
 
@@ -254,23 +256,25 @@ class MusicAPICreateOperator(WaitsForTracks):
         # Evidence for whoever looks at this task when it is dead: first the worst case, then what is known.
         # With a folder of records the file is the evidence, and an XCom is a request to the API server.
         if self.records is None:
-            self._push_submission(context, Standing(UNKNOWN))
+            self._push_submission(context, PurchaseStatus(PurchaseState.UNKNOWN))
         try:
             with airflow_errors():
                 submitted = self._submit_or_wait(context)
         except Exception:
             if self._records is not None:
-                self._push_submission(context, standing(self._records, self._fingerprint))
+                self._push_submission(context, status_of(self._records, self._fingerprint))
             raise
         music_task_id = submitted.music_task_id
-        known = Standing(SUBMITTED, music_task_id, submitted.credits, submitted.lost_credits)
+        known = PurchaseStatus(
+            PurchaseState.SUBMITTED, music_task_id, submitted.credits, submitted.lost_credits
+        )
         self._push_submission(context, known)
         if not self.wait_for_completion:
             self.show_only_music_tasks([music_task_id])
             return music_task_id
         if self.deferrable:
             wait = Wait([music_task_id], self.timeout)
-            if submitted.bought:
+            if submitted.is_new:
                 # It cannot be done yet: a look would tell nothing. A callback finds this task by its token.
                 self.wait_in_triggerer(wait)
             return self.look_or_defer(context, wait)
@@ -317,7 +321,7 @@ class MusicAPICreateOperator(WaitsForTracks):
             "the next try, or a clear, collects it without paying again."
         )
 
-    def _push_submission(self, context: Context, known: Standing) -> None:
+    def _push_submission(self, context: Context, known: PurchaseStatus) -> None:
         if known.music_task_id:
             context["ti"].xcom_push(key=xcoms.MUSIC_TASK_ID, value=known.music_task_id)
         about = {
@@ -330,7 +334,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         }
         context["ti"].xcom_push(key=xcoms.SUBMISSION, value=about)
 
-    def _submit_or_wait(self, context: Context) -> Submitted:
+    def _submit_or_wait(self, context: Context) -> Bought:
         """Submit; where an answer was lost and the API will call about it, wait for that first."""
         while True:
             try:
@@ -357,13 +361,13 @@ class MusicAPICreateOperator(WaitsForTracks):
             trigger = MusicAPICallbackTrigger(token, until, time.time() + FIRST_LOOK_OF_TRIGGER)
             self.defer(trigger=trigger, method_name="execute_complete")
         callbacks = Callbacks(context, self.musicapi_conn_id)
-        while callbacks.told(token) is None and (left := until - time.time()) > 0:
+        while callbacks.music_task_of(token) is None and (left := until - time.time()) > 0:
             time.sleep(min(left, CALLBACK_PAUSE))
 
-    def _submit(self, context: Context) -> Submitted:
-        store: SubmissionStore
+    def _submit(self, context: Context) -> Bought:
+        store: LedgerStore
         if self.records is None:
-            store = self._records = TaskStateRecords(context)
+            store = self._records = TaskStateStore(context)
         policy = policy_of(self.on_unknown_outcome)
         adopted = self.adopt_music_task_id is not None
         ordered = self._completed_body() if adopted else self.request_body()
@@ -374,29 +378,25 @@ class MusicAPICreateOperator(WaitsForTracks):
         fingerprint = self._fingerprint = fingerprint_of(body, account=account)
         self._ordered = sendable(ordered)
         if self.records is not None:
-            store = self._records = FolderRecords(
+            store = self._records = FolderStore(
                 folder_of("records", self.records), self.prompt_id or "", fingerprint
             )
         generation = generation_of(context["ti"].run_id, context["ti"].max_tries)
+        order = Order(body, fingerprint, generation)
         if adopted:
             music_task_id = _one_id(self.adopt_music_task_id)
             self.log.info("Nothing is bought: music task %s is adopted.", music_task_id)
-            return adopt(store, music_task_id, fingerprint=fingerprint, generation=generation)
-        return submit(
+            return adopt(store, music_task_id, order)
+        return buy(
             self.hook.client,
-            body,
+            order,
             store,
-            fingerprint=fingerprint,
-            generation=generation,
-            on_unknown_outcome=policy,
-            force_new=self.force_new,
-            credit_check=self.credit_check,
+            Policy(policy, self.force_new, self.credit_check, max(self.timeout, CALLBACK_PATIENCE)),
             callbacks=Callbacks(
                 context,
                 self.musicapi_conn_id,
                 lambda: required_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id),
             ),
-            callback_patience=max(self.timeout, CALLBACK_PATIENCE),
         )
 
 

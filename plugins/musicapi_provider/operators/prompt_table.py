@@ -56,7 +56,7 @@ from musicapi_provider.prompt_table.plan import (
     plan_rows,
 )
 from musicapi_provider.prompt_table.run import TableRun
-from musicapi_provider.purchases.submission import NOT_SUBMITTED, UNKNOWN, generation_of
+from musicapi_provider.purchases import PurchaseState, generation_of
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
                 look=False,
             )
             if limit is not None:
-                new = [entry for entry in plan if entry["state"] == NOT_SUBMITTED]
+                new = [entry for entry in plan if entry["state"] == PurchaseState.NOT_SUBMITTED]
                 check_limit(limit, [self.hook.expected_credits(entry["body"]) for entry in new])
         ti = context["ti"]
         ti.xcom_push(key=xcoms.DESTINATION, value=self.destination.rstrip("/"))
@@ -402,7 +402,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
         )
         if not summary["credits"]:
             error.spent = Spent.UNKNOWN if summary["lost_credits"] else Spent.NOT_SPENT
-        if any(entry["state"] == UNKNOWN for entry in missing):
+        if any(entry["state"] == PurchaseState.UNKNOWN for entry in missing):
             error.next_step += " Rows with an unknown outcome wait for a decision: run with settle."
         error.retryable = any(entry.get("retryable") for entry in missing)
         return error

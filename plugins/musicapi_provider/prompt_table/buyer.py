@@ -29,18 +29,18 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.files import patiently
 from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, RESUBMIT, facts_of, refund
-from musicapi_provider.purchases.records import FolderRecords
-from musicapi_provider.purchases.submission import (
+from musicapi_provider.purchases import (
     KEY,
-    NOT_SUBMITTED,
-    SUBMITTED,
-    UNKNOWN,
-    Submitted,
+    Bought,
+    FolderStore,
+    Order,
+    Policy,
+    PurchaseState,
     UnknownOutcome,
     adopt,
+    buy,
     run_of,
-    standing,
-    submit,
+    status_of,
 )
 from musicapi_provider.waiting.pace import Pace, asks_for_a_pause
 
@@ -68,7 +68,7 @@ class TableSettings:
     How a table is worked off.
 
     :param folder: The destination: records, tracks.
-    :param generation: See :func:`musicapi_provider.purchases.submission.generation_of`.
+    :param generation: See :func:`.purchases.generation_of`.
     :param started: Epoch seconds at which this try began.
     :param timeout: Seconds that a music task may take, from its purchase or from the beginning of this try.
     :param create_interval: Seconds between two creates.
@@ -162,10 +162,10 @@ class Buyer:
         resubmit = self.settings.on_unknown_outcome is UnknownOutcome.RESUBMIT
         if entry.get("error"):  # it had its turn in this try
             return False
-        if entry["state"] == UNKNOWN:
+        if entry["state"] == PurchaseState.UNKNOWN:
             return bool(entry["decision"]) or resubmit
-        return entry["state"] in (NOT_SUBMITTED, FAILED) or (
-            entry["state"] == SUBMITTED and bool(entry["decision"])
+        return entry["state"] in (PurchaseState.NOT_SUBMITTED, FAILED) or (
+            entry["state"] == PurchaseState.SUBMITTED and bool(entry["decision"])
         )
 
     def _submit(self, entry: dict[str, Any]) -> bool:
@@ -173,26 +173,26 @@ class Buyer:
         settings, decision = self.settings, entry["decision"]
         records = record_of(settings.folder, entry)
         records.get(KEY)  # a storage that is away says nothing: the entry stays as it is
-        known = {"fingerprint": entry["fingerprint"], "generation": settings.generation}
+        order = Order(entry["body"], entry["fingerprint"], settings.generation)
         policy = UnknownOutcome.RESUBMIT if decision == RESUBMIT else settings.on_unknown_outcome
         if decision == RESUBMIT:
             self._check_that_it_is_new(records, entry)
         try:
             if decision not in (None, RESUBMIT):
-                submitted = adopt(records, decision, **known)
+                submitted = adopt(records, decision, order)
             else:
-                submitted = submit(self.client, entry["body"], records, on_unknown_outcome=policy, **known)
+                submitted = buy(self.client, order, records, Policy(policy))
         finally:
             entry.update(facts_of(records, entry["fingerprint"]))
         entry["decision"] = None
         if entry["music_task_id"] != submitted.music_task_id:
             self._hold(entry, submitted, records)
-        return submitted.bought
+        return submitted.is_new
 
-    def _check_that_it_is_new(self, records: FolderRecords, entry: Mapping[str, Any]) -> None:
+    def _check_that_it_is_new(self, records: FolderStore, entry: Mapping[str, Any]) -> None:
         """Refuse to carry out twice the decision to send again: a retry of the task brings it along."""
-        known = standing(records, entry["fingerprint"])
-        if known.state == UNKNOWN and known.bought_in == self.settings.generation:
+        known = status_of(records, entry["fingerprint"])
+        if known.state == PurchaseState.UNKNOWN and known.bought_in == self.settings.generation:
             raise MusicAPIConfigurationError(
                 f"settle: {entry['prompt_id']!r} was sent again in this run, and that answer was lost, too; "
                 "a decision is about an earlier one.",
@@ -200,10 +200,10 @@ class Buyer:
                 next_step="look into the account's history at the vendor, decide, then clear the task.",
             )
 
-    def _hold(self, entry: dict[str, Any], submitted: Submitted, records: FolderRecords) -> None:
+    def _hold(self, entry: dict[str, Any], submitted: Bought, records: FolderStore) -> None:
         """Hold on to what is bought while the storage does not take its record; storing writes it again."""
         entry.update(
-            state=SUBMITTED,
+            state=PurchaseState.SUBMITTED,
             music_task_id=submitted.music_task_id,
             credits=submitted.credits,
             lost_credits=submitted.lost_credits,
@@ -221,7 +221,8 @@ class Buyer:
             if self._lost_in_a_row >= LOST_IN_A_ROW:
                 self.stop(error)
         elif isinstance(error, OF_THE_ROW) or (
-            isinstance(error, MusicAPIConfigurationError) and entry["state"] == UNKNOWN  # unreadable record
+            isinstance(error, MusicAPIConfigurationError)
+            and entry["state"] == PurchaseState.UNKNOWN  # unreadable record
         ):
             give_up(entry, error)
         elif asks_for_a_pause(error) or isinstance(error, MusicAPITransientError):
@@ -247,7 +248,7 @@ class Buyer:
         self._todo = deque(one for one in self._todo if one["decision"] not in (None, RESUBMIT))
         for one in left:
             one["decision"] = None
-            if one["state"] != UNKNOWN:
+            if one["state"] != PurchaseState.UNKNOWN:
                 one["state"] = POSTPONED
         log.warning("%d rows are left for a later run: max_credits does not cover them.", len(left))
 
@@ -278,16 +279,16 @@ class Buyer:
         log.warning("%s has no tracks: %s", entry["prompt_id"], error)
 
 
-def record_of(folder: ObjectStoragePath, entry: Mapping[str, Any]) -> FolderRecords:
+def record_of(folder: ObjectStoragePath, entry: Mapping[str, Any]) -> FolderStore:
     """Return the record of an entry's row, as it is now."""
-    return FolderRecords(folder, entry["prompt_id"], entry["fingerprint"])
+    return FolderStore(folder, entry["prompt_id"], entry["fingerprint"])
 
 
-def see_to_record(records: FolderRecords, entry: Mapping[str, Any], generation: str) -> None:
+def see_to_record(records: FolderStore, entry: Mapping[str, Any], generation: str) -> None:
     """See to it that an entry's music task is on record."""
     fingerprint = entry["fingerprint"]
-    if standing(records, fingerprint).music_task_id is None:
-        adopt(records, entry["music_task_id"], fingerprint=fingerprint, generation=generation)
+    if status_of(records, fingerprint).music_task_id is None:
+        adopt(records, entry["music_task_id"], Order(entry["body"], fingerprint, generation))
 
 
 def give_up(entry: dict[str, Any], error: MusicAPIError) -> None:

@@ -24,15 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIUnknownTaskError
 from musicapi_provider.files import list_names
-from musicapi_provider.purchases.records import read_records
-from musicapi_provider.purchases.submission import (
-    NOT_SUBMITTED,
-    SUBMITTED,
-    UNKNOWN,
+from musicapi_provider.prompt_table.stored import set_stored, stored_tracks
+from musicapi_provider.purchases import (
+    PurchaseState,
     UnknownOutcome,
     fingerprint_of,
+    read_stores,
     run_of,
-    standing,
+    status_of,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
     from musicapi_provider.hooks.base import MusicAPIBaseHook
     from musicapi_provider.prompt_table import PromptRow
-    from musicapi_provider.purchases.records import FolderRecords
+    from musicapi_provider.purchases import FolderStore
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +51,9 @@ POSTPONED = "postponed"
 RESUBMIT = str(UnknownOutcome.RESUBMIT)
 #: Why a row has no tracks, where nothing more is known.
 WHY: Mapping[str, str] = {
-    SUBMITTED: "bought, but not stored yet: a later run collects it, nothing is bought by that",
-    UNKNOWN: "the answer to its create was lost, so it may be paid: decide with settle",
-    NOT_SUBMITTED: "not bought: the log of its create says why",
+    PurchaseState.SUBMITTED: "bought, but not stored yet: a later run collects it, nothing is bought by that",
+    PurchaseState.UNKNOWN: "the answer to its create was lost, so it may be paid: decide with settle",
+    PurchaseState.NOT_SUBMITTED: "not bought: the log of its create says why",
     FAILED: "its music task failed and was refunded: a later run buys it anew",
 }
 
@@ -99,7 +98,10 @@ def plan_rows(
     if look:
         _look(plan, hook)
     _decide(plan, settle or {}, hook)
-    counts = {state: sum(entry["state"] == state for entry in plan) for state in (STORED, SUBMITTED, UNKNOWN)}
+    counts = {
+        str(state): sum(entry["state"] == state for entry in plan)
+        for state in (STORED, PurchaseState.SUBMITTED, PurchaseState.UNKNOWN)
+    }
     log.info("%d rows; known from earlier: %s", len(plan), counts)
     if max_credits is not None:
         _postpone(plan, hook, run_id=run_id, max_credits=max_credits)
@@ -122,8 +124,8 @@ def rows_to_do(plan: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "on_unknown_outcome": RESUBMIT if entry["decision"] == RESUBMIT else str(UnknownOutcome.FAIL),
         }
         for entry in plan
-        if entry["state"] in (NOT_SUBMITTED, FAILED, SUBMITTED)
-        or (entry["state"] == UNKNOWN and entry["decision"])
+        if entry["state"] in (PurchaseState.NOT_SUBMITTED, FAILED, PurchaseState.SUBMITTED)
+        or (entry["state"] == PurchaseState.UNKNOWN and entry["decision"])
     ]
 
 
@@ -148,7 +150,7 @@ def complete_plan(
         music_task_id = entry["music_task_id"]
         found = [one for one in tracks.get(entry["prompt_id"]) or [] if _is_of(one, music_task_id)]
         if found:
-            record.set_stored(music_task_id, found)
+            set_stored(record, music_task_id, found)
             entry.update(state=STORED, tracks=found)
     _look(open_rows, hook)
     for entry in open_rows:
@@ -163,8 +165,8 @@ def credits_of_run(manifest: Iterable[Mapping[str, Any]], run_id: str) -> tuple[
     Counts the last request for each row; what was refunded, or paid by another run, is not this run's.
     """
     own = [entry for entry in manifest if entry["paid_by"] == run_id]
-    spent = sum(entry["price"] for entry in own if entry["state"] in (SUBMITTED, STORED))
-    return spent, sum(entry["price"] for entry in own if entry["state"] == UNKNOWN)
+    spent = sum(entry["price"] for entry in own if entry["state"] in (PurchaseState.SUBMITTED, STORED))
+    return spent, sum(entry["price"] for entry in own if entry["state"] == PurchaseState.UNKNOWN)
 
 
 def counts_of(manifest: Sequence[Mapping[str, Any]], run_id: str) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def counts_of(manifest: Sequence[Mapping[str, Any]], run_id: str) -> dict[str, A
         "stored": states[STORED],
         "tracks": sum(len(entry["tracks"]) for entry in manifest),
         "without_tracks": len(manifest) - states[STORED] - states[POSTPONED],
-        "unknown": states[UNKNOWN],
+        "unknown": states[PurchaseState.UNKNOWN],
         "postponed": states[POSTPONED],
         "credits": spent,
         "lost_credits": perhaps_spent,
@@ -210,17 +212,17 @@ def _learn(plan: Sequence[dict[str, Any]], folder: ObjectStoragePath) -> None:
                 "%s: the files of %s are gone from %s; its tracks are collected again.",
                 entry["prompt_id"], ", ".join(missing), folder,
             )  # fmt: skip
-            entry.update(state=SUBMITTED, tracks=[])
+            entry.update(state=PurchaseState.SUBMITTED, tracks=[])
 
 
-def _records_of(entries: Iterable[Mapping[str, Any]], folder: ObjectStoragePath) -> list[FolderRecords]:
-    return read_records(folder, [(entry["prompt_id"], entry["fingerprint"]) for entry in entries])
+def _records_of(entries: Iterable[Mapping[str, Any]], folder: ObjectStoragePath) -> list[FolderStore]:
+    return read_stores(folder, [(entry["prompt_id"], entry["fingerprint"]) for entry in entries])
 
 
-def facts_of(record: FolderRecords, fingerprint: str) -> dict[str, Any]:
+def facts_of(record: FolderStore, fingerprint: str) -> dict[str, Any]:
     """Return what a row's record says: the entry's part that changes."""
-    known = standing(record, fingerprint)
-    tracks = record.stored_tracks(known.music_task_id) if known.state == SUBMITTED else []
+    known = status_of(record, fingerprint)
+    tracks = stored_tracks(record, known.music_task_id) if known.state == PurchaseState.SUBMITTED else []
     return {
         "state": STORED if tracks else known.state,
         "music_task_id": known.music_task_id,
@@ -242,7 +244,7 @@ def _is_there(track: Mapping[str, Any], files: Mapping[str, int | None]) -> bool
 
 def _look(entries: Iterable[dict[str, Any]], hook: MusicAPIBaseHook) -> None:
     for entry in entries:
-        if entry["state"] == SUBMITTED and (reason := hook.failure_of(entry["music_task_id"])):
+        if entry["state"] == PurchaseState.SUBMITTED and (reason := hook.failure_of(entry["music_task_id"])):
             refund(entry, reason)
 
 
@@ -262,7 +264,10 @@ def _decide(plan: Sequence[dict[str, Any]], settle: Mapping[str, str], hook: Mus
         if prompt_id not in rows or not decision:
             raise _no_decision(prompt_id, given, f"rows of the table: {', '.join(rows)}")
         entry = rows[prompt_id]
-        is_open = entry["state"] == UNKNOWN or decision not in (RESUBMIT, entry["music_task_id"])
+        is_open = entry["state"] == PurchaseState.UNKNOWN or decision not in (
+            RESUBMIT,
+            entry["music_task_id"],
+        )
         if entry["state"] == STORED or not is_open:  # or it is carried out already, by an earlier try
             log.warning("settle: %s needs no decision, it is %s.", prompt_id, entry["state"])
             continue
@@ -297,7 +302,7 @@ def _postpone(
     for entry, price in zip(dear, prices, strict=True):
         if postponed or buying + price > left:
             postponed += 1
-            if entry["state"] == UNKNOWN:
+            if entry["state"] == PurchaseState.UNKNOWN:
                 log.warning("settle: %s is not carried out: it is postponed.", entry["prompt_id"])
                 entry["decision"] = None  # the row stays an unknown outcome
             else:
@@ -310,9 +315,9 @@ def _postpone(
 
 
 def _costs(entry: Mapping[str, Any]) -> bool:
-    if entry["state"] == UNKNOWN:
+    if entry["state"] == PurchaseState.UNKNOWN:
         return bool(entry["decision"] == RESUBMIT)
-    return entry["state"] in (NOT_SUBMITTED, FAILED) and entry["decision"] is None
+    return entry["state"] in (PurchaseState.NOT_SUBMITTED, FAILED) and entry["decision"] is None
 
 
 def check_limit(max_credits: float, prices: Sequence[float]) -> None:

@@ -32,7 +32,8 @@ from musicapi_provider.exceptions import (
 from musicapi_provider.files import patiently
 from musicapi_provider.prompt_table.buyer import Buyer, give_up, record_of, see_to_record
 from musicapi_provider.prompt_table.plan import STORED
-from musicapi_provider.purchases.submission import SUBMITTED
+from musicapi_provider.prompt_table.stored import set_stored
+from musicapi_provider.purchases import PurchaseState
 from musicapi_provider.storage import records_of
 from musicapi_provider.waiting.poller import Poller
 from musicapi_provider.waiting.wait import Wait, look_async
@@ -89,7 +90,11 @@ class TableRun:
     @property
     def in_flight(self) -> list[dict[str, Any]]:
         """The entries that are bought and may still become tracks in this try."""
-        known = (entry for entry in self.plan if entry["state"] == SUBMITTED and not entry["decision"])
+        known = (
+            entry
+            for entry in self.plan
+            if entry["state"] == PurchaseState.SUBMITTED and not entry["decision"]
+        )
         return [entry for entry in known if not entry["error"]]
 
     @property
@@ -212,7 +217,7 @@ class TableRun:
         records = store_each(found, lambda track: patiently(lambda: self.store.store(track, about=about)))
         row = record_of(self.settings.folder, entry)
         patiently(lambda: see_to_record(row, entry, self.settings.generation))
-        patiently(lambda: row.set_stored(entry["music_task_id"], records))
+        patiently(lambda: set_stored(row, entry["music_task_id"], records))
         entry.update(state=STORED, tracks=records, error=None, retryable=False)
 
     def _not_collected(self, entry: dict[str, Any], error: MusicAPIError) -> None:

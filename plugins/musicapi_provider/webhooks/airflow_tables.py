@@ -34,7 +34,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm.exc import StaleDataError
 
 from musicapi_provider.links import xcoms
-from musicapi_provider.purchases import submission
+from musicapi_provider.purchases import KEY
 from musicapi_provider.webhooks.addresses import callback_key, called_key, payer_of, waits_for_key
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def tell(session: Session, known: Told) -> None:
 
 def bought(session: Session, place: Place, token: str) -> str | None:
     """Return the music task that a purchase is on record with, ``None`` while it is not."""
-    text = get_state_backend().get(TaskScope(**place._asdict()), submission.KEY, session=session)
+    text = get_state_backend().get(TaskScope(**place._asdict()), KEY, session=session)
     ledger = json.loads(text) if text else {}
     for record in ledger.values() if isinstance(ledger, dict) else ():
         if isinstance(record, dict) and record.get("token") == token:

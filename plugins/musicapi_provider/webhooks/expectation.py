@@ -16,8 +16,8 @@ from airflow import __version__ as airflow_version
 from airflow.sdk import conf
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError
-from musicapi_provider.purchases.records import TaskStateRecords
-from musicapi_provider.purchases.submission import Expected
+from musicapi_provider.operators.task_state import TaskStateStore
+from musicapi_provider.purchases import Expected
 from musicapi_provider.webhooks.addresses import (
     KNOWN_AIRFLOW,
     MAX_URL,
@@ -96,7 +96,7 @@ def required_webhook(settings: ClientSettings, wanted: bool | None, conn_id: str
 
 class Callbacks:
     """
-    The callbacks of the purchases of one Airflow task; see :class:`.purchases.submission.Callbacks`.
+    The callbacks of the purchases of one Airflow task; see :class:`.purchases.Callbacks`.
 
     :param webhook: Says how the API calls back, ``None``: not. Asked when something is to be bought: what is
         bought already is collected with any configuration.
@@ -126,11 +126,11 @@ class Callbacks:
             "expected": datetime.now(UTC).isoformat(timespec="seconds"),
             "musicapi_conn_id": self._conn_id,
         }
-        TaskStateRecords(self._context).set(callback_key(token), expected)
+        TaskStateStore(self._context).set(callback_key(token), expected)
         return Expected(token, {"webhook_url": url, "webhook_secret": webhook.secrets[0]})
 
-    def told(self, token: str) -> str | None:
+    def music_task_of(self, token: str) -> str | None:
         """Return the music task that a purchase's callback was about, ``None`` while none has come."""
-        told: Mapping[str, Any] | Any = TaskStateRecords(self._context).get(callback_key(token))
+        told: Mapping[str, Any] | Any = TaskStateStore(self._context).get(callback_key(token))
         music_task_id = told.get("music_task_id") if isinstance(told, dict) else None
         return music_task_id if isinstance(music_task_id, str) and music_task_id else None

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from musicapi_provider.prompt_table.manifest import MANIFESTS
-from musicapi_provider.purchases.records import PURCHASES, STORED_KEY
+from musicapi_provider.prompt_table.stored import STORED_KEY
+from musicapi_provider.purchases import PURCHASES
 
 if TYPE_CHECKING:
     from tests.e2e.tables.shop import Sale

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from musicapi_provider.purchases.submission import NOT_SUBMITTED, UNKNOWN
 from tests.e2e.torture.plan import KILLS, Fault
+from tests.states import NOT_SUBMITTED, UNKNOWN
 
 #: Purchases from which on every planned kind of fault must have struck at least once.
 EVERY_KIND_FROM = 50

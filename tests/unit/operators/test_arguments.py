@@ -18,7 +18,7 @@ from musicapi_provider.operators.arguments import (
     sendable,
     text_of,
 )
-from musicapi_provider.purchases.submission import UnknownOutcome
+from musicapi_provider.purchases import UnknownOutcome
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,11 @@ from musicapi_provider.links import xcoms
 from musicapi_provider.operators.musicapi import API_FIELDS, MusicAPICreateOperator
 from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
 from musicapi_provider.operators.store_tracks import MusicAPIStoreTracksOperator
-from musicapi_provider.purchases.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.storage.index import read_index
 from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 from tests.conftest import QUICK
 from tests.s3 import S3Bucket, s3_bucket
+from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator

@@ -31,10 +31,10 @@ from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
 from musicapi_provider.prompt_table import run as table_run
 from musicapi_provider.prompt_table.manifest import MANIFESTS, read_manifest_file
 from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, STORED
-from musicapi_provider.purchases.submission import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from musicapi_provider.storage.index import read_index
 from musicapi_provider.waiting import pace, poller
 from tests.conftest import QUICK
+from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
@@ -458,7 +458,11 @@ def test_every_row_says_why_it_has_no_tracks(
         make(max_in_flight=1).execute(context)  # type: ignore[arg-type]
     manifest = manifest_of(summary_of(task_instance))
 
-    assert [entry["state"] for entry in manifest] == [SUBMITTED, NOT_SUBMITTED, NOT_SUBMITTED]
+    assert [entry["state"] for entry in manifest] == [
+        SUBMITTED,
+        NOT_SUBMITTED,
+        NOT_SUBMITTED,
+    ]
     assert "could not be stored" in manifest[0]["error"]
     assert all("not bought: The API does not accept the key" in entry["error"] for entry in manifest[1:])
 

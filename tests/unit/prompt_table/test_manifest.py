@@ -19,7 +19,8 @@ from musicapi_provider.prompt_table.manifest import (
     tracks_of,
     write_manifest_file,
 )
-from musicapi_provider.prompt_table.plan import STORED, UNKNOWN
+from musicapi_provider.prompt_table.plan import STORED
+from tests.states import UNKNOWN
 
 TRACK = {"clip_id": "c1", "music_task_id": "t1", "title": "A", "uri": "file:///music/c1.mp3", "bytes": 5}
 

@@ -32,18 +32,21 @@ from musicapi_provider.prompt_table.plan import (
     plan_rows,
     rows_to_do,
 )
-from musicapi_provider.purchases.records import PURCHASES, STORED_KEY, FolderRecords, record_name
-from musicapi_provider.purchases.submission import (
-    NOT_SUBMITTED,
-    SUBMITTED,
-    UNKNOWN,
+from musicapi_provider.prompt_table.stored import STORED_KEY
+from musicapi_provider.purchases import (
+    PURCHASES,
+    FolderStore,
+    Order,
+    Policy,
     UnknownOutcome,
     adopt,
+    buy,
     fingerprint_of,
-    submit,
 )
+from musicapi_provider.purchases.folder import record_name
 from tests.conftest import QUICK
-from tests.unit.purchases.test_records import UnreliableFileSystem
+from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
+from tests.unit.purchases.test_folder import UnreliableFileSystem
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
@@ -113,12 +116,12 @@ class Table:
     ) -> str:
         """Do what the create operator does."""
         fingerprint = fingerprint_of(body, account=self.hook.account)
-        records = FolderRecords(self.folder, prompt_id, fingerprint)
-        known: dict[str, Any] = {"fingerprint": fingerprint, "generation": f"{run_id}#0"}
+        records = FolderStore(self.folder, prompt_id, fingerprint)
+        order = Order(body, fingerprint, f"{run_id}#0")
         if adopt_music_task_id is not None:
-            return adopt(records, adopt_music_task_id, **known).music_task_id
+            return adopt(records, adopt_music_task_id, order).music_task_id
         policy = UnknownOutcome(on_unknown_outcome)
-        return submit(self.hook.client, body, records, on_unknown_outcome=policy, **known).music_task_id
+        return buy(self.hook.client, order, records, Policy(policy)).music_task_id
 
     def buy(self, row: PromptRow, run_id: str = "first") -> str:
         """Buy a row."""
@@ -187,7 +190,12 @@ def test_first_run_buys_everything(table: Table) -> None:
 
     assert plan == [
         {
-            **{"prompt_id": row.prompt_id, "body": row.body, "state": NOT_SUBMITTED, "music_task_id": None},
+            **{
+                "prompt_id": row.prompt_id,
+                "body": row.body,
+                "state": NOT_SUBMITTED,
+                "music_task_id": None,
+            },
             "fingerprint": fingerprint_of(row.body, account=table.hook.account),
             **{"tracks": [], "credits": 0.0, "lost_credits": 0.0, "decision": None, "error": None},
             **{"submitted_at": None, "price": 0.0, "paid_by": ""},
@@ -223,7 +231,12 @@ def test_later_run_knows_each_row(table: Table, logged: Log) -> None:
     plan = table.plan(ROWS, "second")
     ids = table.work(plan, "second")
 
-    assert states_of(plan) == [STORED, SUBMITTED, UNKNOWN, NOT_SUBMITTED]
+    assert states_of(plan) == [
+        STORED,
+        SUBMITTED,
+        UNKNOWN,
+        NOT_SUBMITTED,
+    ]
     assert [entry["music_task_id"] for entry in plan] == [stored, bought, None, None]
     assert [entry["tracks"] for entry in plan] == [[track_of(stored)], [], [], []]
     assert [entry["credits"] for entry in plan] == [15, 15, None, 0]
@@ -277,7 +290,11 @@ def test_changed_row_is_another_purchase(table: Table, row: PromptRow, known: st
     (entry,) = plan = table.plan([row])
     table.work(plan)
 
-    assert (entry["state"], entry["music_task_id"], entry["tracks"]) == (NOT_SUBMITTED, None, [])
+    assert (entry["state"], entry["music_task_id"], entry["tracks"]) == (
+        NOT_SUBMITTED,
+        None,
+        [],
+    )
     assert (entry["credits"], entry["lost_credits"]) == (0, 0)
     assert table.sent == sent + 1
 
@@ -293,7 +310,12 @@ def test_other_account_is_another_purchase(
     other = Table(table.folder, MusicAPIHook("other", retries=QUICK), simulator)
 
     assert states_of(other.plan(ROWS)) == [NOT_SUBMITTED] * 4
-    assert states_of(table.plan(ROWS)) == [STORED, SUBMITTED, UNKNOWN, NOT_SUBMITTED]
+    assert states_of(table.plan(ROWS)) == [
+        STORED,
+        SUBMITTED,
+        UNKNOWN,
+        NOT_SUBMITTED,
+    ]
 
 
 def test_order_of_fields_does_not_matter(table: Table) -> None:
@@ -368,7 +390,11 @@ def test_bought_row_is_collected_unless_it_failed(table: Table, scenario: str | 
     (completed,) = table.complete(plan)
 
     assert [(SUBMITTED, id_)] == [(entry["state"], entry["music_task_id"]) for entry in plan]
-    assert (completed["state"], completed["music_task_id"], completed["credits"]) == (SUBMITTED, id_, 15)
+    assert (completed["state"], completed["music_task_id"], completed["credits"]) == (
+        SUBMITTED,
+        id_,
+        15,
+    )
     assert table.sent == 1
 
 
@@ -491,7 +517,12 @@ def test_failed_rows_come_last(table: Table) -> None:
         *(POSTPONED, NOT_SUBMITTED),
         *(POSTPONED, NOT_SUBMITTED),
     ]
-    assert states_of(table.plan(ROWS, max_credits=45)) == [FAILED, NOT_SUBMITTED, POSTPONED, NOT_SUBMITTED]
+    assert states_of(table.plan(ROWS, max_credits=45)) == [
+        FAILED,
+        NOT_SUBMITTED,
+        POSTPONED,
+        NOT_SUBMITTED,
+    ]
 
 
 def test_no_row_overtakes_a_postponed_one(table: Table) -> None:
@@ -540,8 +571,8 @@ def test_what_is_stored_counts_as_spent_by_its_run(table: Table) -> None:
 def test_clears_of_a_run_spend_from_the_same_credits(table: Table) -> None:
     """A cleared task has another generation of the same run, even if the run's id has a # in it."""
     fingerprint = fingerprint_of(ROWS[0].body, account=table.hook.account)
-    records = FolderRecords(table.folder, "a", fingerprint)
-    submit(table.hook.client, ROWS[0].body, records, fingerprint=fingerprint, generation="run #1#7")
+    records = FolderStore(table.folder, "a", fingerprint)
+    buy(table.hook.client, Order(ROWS[0].body, fingerprint, "run #1#7"), records)
     plan = table.plan(ROWS[:1])
 
     assert credits_of_run(plan, "run #1") == (15, 0)
@@ -805,7 +836,15 @@ def test_manifest_says_what_became_of_each_row(table: Table) -> None:
     before = json.loads(json.dumps(plan))
     manifest = table.complete(plan, a=[track_of(stored, "c1"), track_of(stored, "c2")])
 
-    assert states_of(manifest) == [STORED, SUBMITTED, FAILED, UNKNOWN, NOT_SUBMITTED, POSTPONED, STORED]
+    assert states_of(manifest) == [
+        STORED,
+        SUBMITTED,
+        FAILED,
+        UNKNOWN,
+        NOT_SUBMITTED,
+        POSTPONED,
+        STORED,
+    ]
     assert [entry["music_task_id"] for entry in manifest] == [
         *(stored, bought, failed),
         *(None, None, None, done),
@@ -822,7 +861,13 @@ def test_manifest_says_what_became_of_each_row(table: Table) -> None:
         )
     }
     assert [entry["error"] for entry in manifest] == [
-        *(None, WHY[SUBMITTED], manifest[2]["error"], WHY[UNKNOWN], WHY[NOT_SUBMITTED]),
+        *(
+            None,
+            WHY[SUBMITTED],
+            manifest[2]["error"],
+            WHY[UNKNOWN],
+            WHY[NOT_SUBMITTED],
+        ),
         *(None, None),
     ]
     assert "ended with 'failed': Generation failed, credits refunded" in manifest[2]["error"]
@@ -839,7 +884,13 @@ def test_manifest_says_what_became_of_each_row(table: Table) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    ("known", "state"), [("buy", SUBMITTED), ("fail", FAILED), ("lose", UNKNOWN), (None, NOT_SUBMITTED)]
+    ("known", "state"),
+    [
+        ("buy", SUBMITTED),
+        ("fail", FAILED),
+        ("lose", UNKNOWN),
+        (None, NOT_SUBMITTED),
+    ],
 )
 def test_row_without_tracks_of_its_own_is_not_stored(
     table: Table, tracks: Callable[[str], Any], known: str | None, state: str

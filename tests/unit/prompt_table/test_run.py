@@ -41,22 +41,22 @@ from musicapi_provider.prompt_table import run as table_run
 from musicapi_provider.prompt_table.buyer import LOST_IN_A_ROW, REFUSED_IN_A_ROW, TableSettings
 from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, RESUBMIT, STORED, plan_rows
 from musicapi_provider.prompt_table.run import TableRun, store_each
-from musicapi_provider.purchases.records import PURCHASES, FolderRecords, record_name
-from musicapi_provider.purchases.submission import (
+from musicapi_provider.purchases import (
     KEY,
-    NOT_SUBMITTED,
-    SUBMITTED,
-    UNKNOWN,
+    PURCHASES,
+    FolderStore,
     UnknownOutcome,
     fingerprint_of,
     generation_of,
-    standing,
+    status_of,
 )
+from musicapi_provider.purchases.folder import record_name
 from musicapi_provider.storage import TrackStore
 from musicapi_provider.storage.partial import INCOMPLETE
 from musicapi_provider.waiting import pace, poller
 from tests.conftest import QUICK
 from tests.s3 import s3_bucket as s3_bucket
+from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from tests.unit.prompt_table.test_plan import CHEAP, row_of
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class Table:
     def standing_of(self, row: PromptRow) -> Any:
         """Return how a row stands by its record, as another process reads it."""
         fingerprint = fingerprint_of(row.body, account=self.hook.account)
-        return standing(FolderRecords(self.folder, row.prompt_id, fingerprint), fingerprint)
+        return status_of(FolderStore(self.folder, row.prompt_id, fingerprint), fingerprint)
 
     def files(self) -> list[str]:
         """Return the names of all files below the destination."""
@@ -504,7 +504,11 @@ def test_stop_is_handed_over_too(table: Table) -> None:
 
     assert isinstance(run.stopped, MusicAPIAmbiguousSubmitError)
     assert sent == table.sent == 1 + LOST_IN_A_ROW
-    assert Counter(states_of(resumed).values()) == {STORED: 1, UNKNOWN: 3, NOT_SUBMITTED: 5}
+    assert Counter(states_of(resumed).values()) == {
+        STORED: 1,
+        UNKNOWN: 3,
+        NOT_SUBMITTED: 5,
+    }
     assert all("not bought" in entry["error"] for entry in resumed[4:])
 
 
@@ -616,7 +620,8 @@ def test_refused_row_keeps_no_other_from_its_tracks(
 
 
 @pytest.mark.parametrize(
-    ("strict", "state", "tracks"), [pytest.param(False, STORED, 1), pytest.param(True, SUBMITTED, 0)]
+    ("strict", "state", "tracks"),
+    [pytest.param(False, STORED, 1), pytest.param(True, SUBMITTED, 0)],
 )
 def test_partial_result(table: Table, strict: bool, state: str, tracks: int) -> None:
     """The clip that is there is stored, unless half a result is none; nothing is bought anew."""
@@ -680,7 +685,11 @@ def test_three_lost_answers_in_a_row_stop_the_buying(table: Table) -> None:
     plan = table.plan(rows)
     run = table.work(plan)
 
-    assert list(states_of(plan).values()) == [STORED, *[UNKNOWN] * 3, *[NOT_SUBMITTED] * 4]
+    assert list(states_of(plan).values()) == [
+        STORED,
+        *[UNKNOWN] * 3,
+        *[NOT_SUBMITTED] * 4,
+    ]
     assert isinstance(run.stopped, MusicAPIAmbiguousSubmitError)
     assert all("not bought" in entry["error"] and not entry["retryable"] for entry in plan[4:])
     assert table.sent == 1 + LOST_IN_A_ROW
@@ -866,7 +875,12 @@ def test_empty_account_pays_for_what_it_can(table: Table) -> None:
     table.state.configure(credits=35)
     plan = table.run()
 
-    assert list(states_of(plan).values()) == [STORED, STORED, NOT_SUBMITTED, NOT_SUBMITTED]
+    assert list(states_of(plan).values()) == [
+        STORED,
+        STORED,
+        NOT_SUBMITTED,
+        NOT_SUBMITTED,
+    ]
 
 
 def test_key_that_is_revoked_in_the_middle_loses_nothing(table: Table) -> None:
@@ -885,7 +899,12 @@ def test_key_that_is_revoked_in_the_middle_loses_nothing(table: Table) -> None:
     table.state.finish(table.ids_of("b")[0])
     again = table.again()
 
-    assert list(states_of(plan).values()) == [STORED, SUBMITTED, NOT_SUBMITTED, NOT_SUBMITTED]
+    assert list(states_of(plan).values()) == [
+        STORED,
+        SUBMITTED,
+        NOT_SUBMITTED,
+        NOT_SUBMITTED,
+    ]
     assert isinstance(run.stopped, MusicAPIAuthError)
     assert all("does not accept the key" in entry["error"] for entry in plan[1:])
     assert not any(entry["retryable"] for entry in plan)

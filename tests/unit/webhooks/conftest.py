@@ -116,7 +116,7 @@ class Instance:
 
     def expect(self, music_task_id: str | None = None, *, conn_id: str = "musicapi_default") -> str:
         """Expect a callback as a create does before it pays; return the token."""
-        from musicapi_provider.purchases.submission import KEY
+        from musicapi_provider.purchases import KEY
 
         token = new_token(self.row().id)
         self.put_state(callback_key(token), {"expected": "now", "musicapi_conn_id": conn_id})

@@ -19,7 +19,7 @@ from musicapi_provider.exceptions import MusicAPIAmbiguousSubmitError, MusicAPIC
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.operators import musicapi as operators
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
-from musicapi_provider.purchases import submission
+from musicapi_provider.purchases import KEY
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 from musicapi_provider.triggers.musicapi import BEGIN, MusicAPICallbackTrigger, MusicAPITaskTrigger
 from musicapi_provider.webhooks import expectation
@@ -120,7 +120,7 @@ def test_callback_is_expected_before_the_create_leaves(
     create_for().execute(context)
 
     (before,) = seen
-    (intent,) = json.loads(before[submission.KEY]).values()
+    (intent,) = json.loads(before[KEY]).values()
     assert intent["music_task_id"] is None
     assert callback_key(intent["token"]) in before
 
@@ -576,11 +576,9 @@ def test_killed_create_is_settled_hours_later(
     simulator.state.scenario("drop-after-booking")
     with pytest.raises(TaskDeferred):
         create_for(deferrable=True).execute(context)
-    records = json.loads(state_store.entries[submission.KEY])
+    records = json.loads(state_store.entries[KEY])
     ((fingerprint, record),) = records.items()
-    state_store.entries[submission.KEY] = json.dumps(
-        {fingerprint: {**record, "at": "2026-11-01T00:00:00+00:00"}}
-    )
+    state_store.entries[KEY] = json.dumps({fingerprint: {**record, "at": "2026-11-01T00:00:00+00:00"}})
     (music_task_id,) = simulator.state.jobs
     tell(state_store, record["token"], music_task_id)
 

@@ -28,23 +28,22 @@ from musicapi_provider.exceptions import (
     MusicAPITransientError,
     Spent,
 )
-from musicapi_provider.purchases import submission
-from musicapi_provider.purchases.submission import (
+from musicapi_provider.purchases import (
     KEY,
-    NOT_SUBMITTED,
-    SUBMITTED,
-    UNKNOWN,
+    Bought,
     Ledger,
-    Record,
-    Standing,
-    Submitted,
+    Order,
+    Policy,
+    Purchase,
+    PurchaseStatus,
     UnknownOutcome,
     adopt,
+    buying,
     fingerprint_of,
-    standing,
-    submit,
+    status_of,
 )
 from tests.conftest import QUICK
+from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
@@ -83,6 +82,8 @@ class Store:
         self.fails = dict(fails or {})
         self.late = late
         self.calls: list[str] = []
+
+    place = f"task state {KEY!r}"
 
     def get(self, key: str) -> Any:
         """Return the value, or ``None``."""
@@ -126,7 +127,7 @@ def store() -> Store:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the store be tried again at once."""
-    monkeypatch.setattr(submission, "STORE_PAUSE", 0)
+    monkeypatch.setattr(buying, "STORE_PAUSE", 0)
 
 
 def buy(
@@ -138,24 +139,16 @@ def buy(
     force_new: bool = False,
     credit_check: bool = False,
     **changes: Any,
-) -> Submitted:
+) -> Bought:
     """Submit the usual body, or a changed one."""
     body = BODY | changes
-    return submit(
-        client,
-        body,
-        store,
-        fingerprint=fingerprint_of(body, account="test"),
-        generation=generation,
-        on_unknown_outcome=policy,
-        force_new=force_new,
-        credit_check=credit_check,
-    )
+    order = Order(body, fingerprint_of(body, account="test"), generation)
+    return buying.buy(client, order, store, Policy(policy, force_new, credit_check))
 
 
-def adopt_it(store: Store, music_task_id: str, generation: str = FIRST) -> Submitted:
+def adopt_it(store: Store, music_task_id: str, generation: str = FIRST) -> Bought:
     """Adopt a music task as the usual purchase."""
-    return adopt(store, music_task_id, fingerprint=FINGERPRINT, generation=generation)
+    return adopt(store, music_task_id, Order(BODY, FINGERPRINT, generation))
 
 
 def booked(simulator: SimulatorServer) -> int:
@@ -194,7 +187,7 @@ def test_success_is_booked_once_and_recorded(
 
     assert booked(simulator) == 1
     assert {submitted.music_task_id} == set(simulator.state.jobs)
-    assert submitted.bought
+    assert submitted.is_new
     assert store.record == {
         "at": store.record["at"],
         "generation": FIRST,
@@ -256,7 +249,7 @@ def test_certain_refusal_withdraws_the_intent(
     assert raised.value.spent is Spent.NOT_SPENT
     assert (booked(simulator), store.kept) == (0, {})
     simulator.state.clear_scenarios()
-    assert buy(client, store).bought
+    assert buy(client, store).is_new
     assert booked(simulator) == 1
 
 
@@ -338,7 +331,7 @@ def test_resubmit_policy_buys_again_and_remembers_the_loss(
     submitted = buy(hasty_client, store, RESUBMIT)
 
     assert booked(simulator) == paid + 1
-    assert submitted.bought
+    assert submitted.is_new
     assert ([lost_at], submitted.music_task_id) == (store.record["lost_at"], store.record["music_task_id"])
     assert "pays twice" in caplog.text
 
@@ -431,7 +424,7 @@ def test_recorded_purchase_is_collected(
         simulator.state.finish(first.music_task_id)
     record = store.record
 
-    assert [replace(first, bought=False)] * 3 == [buy(client, store, policy) for _ in range(3)]
+    assert [replace(first, is_new=False)] * 3 == [buy(client, store, policy) for _ in range(3)]
     assert (booked(simulator), sent(simulator)) == (1, 1)
     assert record == store.record
 
@@ -453,7 +446,7 @@ def test_refunded_purchase_is_bought_anew_and_remembered(
 
     assert (booked(simulator), len(set(ids))) == (3, 3)
     assert client.get_credits().total == 100 - 15
-    assert Submitted(ids[2], bought=False, credits=15) == collected
+    assert Bought(ids[2], is_new=False, credits=15) == collected
     assert (ids[:2], ids[2], []) == (
         store.record["earlier"],
         store.record["music_task_id"],
@@ -568,7 +561,7 @@ def test_lost_answer_of_one_body_does_not_hold_up_another_after_a_clear(
     with pytest.raises(MusicAPIAmbiguousSubmitError):
         buy(client, store)
 
-    assert buy(client, store, generation=CLEARED, **OTHER).bought
+    assert buy(client, store, generation=CLEARED, **OTHER).is_new
     assert is_intent(store.record)
     assert "with unknown outcome): this is a new purchase" in caplog.text
 
@@ -581,7 +574,7 @@ def test_policy_to_resubmit_counts_for_a_body_that_changes(
     with pytest.raises(MusicAPIAmbiguousSubmitError):
         buy(client, store, RESUBMIT)
 
-    assert buy(client, store, RESUBMIT, **OTHER).bought
+    assert buy(client, store, RESUBMIT, **OTHER).is_new
     assert is_intent(store.record)
     assert "pays twice" in caplog.text
     assert booked(simulator) == 2
@@ -632,7 +625,7 @@ def test_force_new_buys_a_finished_purchase_again_once_per_generation(
             submitted = buy(client, store, generation=generation, force_new=True)
             simulator.state.finish(submitted.music_task_id)
 
-            assert submitted.bought is (n == 0)
+            assert submitted.is_new is (n == 0)
         ids.append(submitted.music_task_id)
 
     assert booked(simulator) == 3
@@ -653,7 +646,7 @@ def test_force_new_collects_what_still_runs(
         simulator.state.scenario(scenario)
     first = buy(client, store)
 
-    assert replace(first, bought=False) == buy(client, store, generation=generation, force_new=True)
+    assert replace(first, is_new=False) == buy(client, store, generation=generation, force_new=True)
     assert booked(simulator) == 1
 
 
@@ -664,7 +657,7 @@ def test_without_force_new_a_clear_collects(
     first = buy(client, store)
     simulator.state.finish(first.music_task_id)
 
-    assert replace(first, bought=False) == buy(client, store, generation=CLEARED)
+    assert replace(first, is_new=False) == buy(client, store, generation=CLEARED)
     assert booked(simulator) == 1
 
 
@@ -680,7 +673,7 @@ def test_refusal_of_a_forced_purchase_is_tried_again_by_the_retry(
         buy(client, store, generation=CLEARED, force_new=True)
 
     assert before == store.record
-    assert buy(client, store, generation=CLEARED, force_new=True).bought
+    assert buy(client, store, generation=CLEARED, force_new=True).is_new
     assert [first.music_task_id] == store.record["earlier"]
 
 
@@ -742,7 +735,7 @@ def test_credit_check_sends_only_what_the_balance_covers(
     """It costs one free read; what does not fit is refused without a trace."""
     simulator.state.configure(credits=balance, extra_credits=extra)
     if enough:
-        assert buy(client, store, credit_check=True).bought
+        assert buy(client, store, credit_check=True).is_new
         return
     with pytest.raises(MusicAPICreditsError, match=r"balance of 14 credits does not cover.*about 15 credits"):
         buy(client, store, credit_check=True)
@@ -771,7 +764,7 @@ def test_credit_check_that_cannot_read_sends_nothing(
         buy(client, store, credit_check=True)
 
     assert (sent(simulator), store.kept) == (0, {})
-    assert buy(client, store, credit_check=True).bought
+    assert buy(client, store, credit_check=True).is_new
 
 
 def test_without_a_check_the_api_decides(
@@ -800,19 +793,19 @@ def test_standing_says_what_was_spent(
     client: MusicAPIClient, simulator: SimulatorServer, store: Store
 ) -> None:
     """Nothing before, unknown while the answer is lost, the price once the id is known."""
-    before = standing(store, FINGERPRINT)
+    before = status_of(store, FINGERPRINT)
     simulator.state.scenario("drop-after-booking")
     with pytest.raises(MusicAPIAmbiguousSubmitError):
         buy(client, store)
-    lost = standing(store, FINGERPRINT)
+    lost = status_of(store, FINGERPRINT)
     (found,) = simulator.state.jobs
     adopt_it(store, found)
-    after = standing(store, FINGERPRINT)
+    after = status_of(store, FINGERPRINT)
 
     assert [before, lost, after] == [
-        Standing(NOT_SUBMITTED, credits=0),
-        Standing(UNKNOWN, lost_credits=15, price=15, bought_in=FIRST, at=lost.at),
-        Standing(SUBMITTED, found, credits=15, price=15, bought_in=FIRST, at=after.at),
+        PurchaseStatus(NOT_SUBMITTED, credits=0),
+        PurchaseStatus(UNKNOWN, lost_credits=15, price=15, bought_in=FIRST, at=lost.at),
+        PurchaseStatus(SUBMITTED, found, credits=15, price=15, bought_in=FIRST, at=after.at),
     ]
 
 
@@ -828,9 +821,9 @@ def test_every_lost_create_is_in_the_evidence(
         MusicAPIAmbiguousSubmitError, match=re.escape(f"other creates without an answer: {first}")
     ):
         buy(client, store, RESUBMIT)
-    known = standing(store, FINGERPRINT)
+    known = status_of(store, FINGERPRINT)
 
-    assert known == Standing(UNKNOWN, lost_credits=30, price=15, bought_in=FIRST, at=known.at)
+    assert known == PurchaseStatus(UNKNOWN, lost_credits=30, price=15, bought_in=FIRST, at=known.at)
 
 
 def test_refused_resubmission_does_not_hide_the_first_loss(
@@ -869,8 +862,8 @@ def test_spent_credits_add_up(
     simulator.state.finish(buy(client, store).music_task_id)
     again = buy(client, store, generation=CLEARED, force_new=force_new)
 
-    assert (again.bought, again.credits) == (True, spent)
-    assert standing(store, FINGERPRINT).credits == spent
+    assert (again.is_new, again.credits) == (True, spent)
+    assert status_of(store, FINGERPRINT).credits == spent
 
 
 def test_body_without_a_record_is_unknown_while_another_is_open(
@@ -882,9 +875,9 @@ def test_body_without_a_record_is_unknown_while_another_is_open(
         buy(client, store)
     other = fingerprint_of(BODY | OTHER, account="test")
 
-    assert standing(store, other).state == UNKNOWN
+    assert status_of(store, other).state == UNKNOWN
     adopt_it(store, next(iter(simulator.state.jobs)))
-    assert standing(store, other).state == NOT_SUBMITTED
+    assert status_of(store, other).state == NOT_SUBMITTED
 
 
 def test_what_was_bought_elsewhere_is_not_counted_here(client: MusicAPIClient, store: Store) -> None:
@@ -904,8 +897,8 @@ def test_adopting_settles_a_lost_answer(
         buy(client, store)
     (found,) = simulator.state.jobs
 
-    assert Submitted(found, bought=False, credits=15) == adopt_it(store, found)
-    assert Submitted(found, bought=False, credits=15) == buy(client, store)
+    assert Bought(found, is_new=False, credits=15) == adopt_it(store, found)
+    assert Bought(found, is_new=False, credits=15) == buy(client, store)
     assert (booked(simulator), sent(simulator)) == (1, 1)
 
 
@@ -916,7 +909,7 @@ def test_adopting_without_any_record_buys_nothing(
     elsewhere = client.create(BODY)
     adopt_it(store, elsewhere)
 
-    assert Submitted(elsewhere, bought=False) == buy(client, store)
+    assert Bought(elsewhere, is_new=False) == buy(client, store)
     assert booked(simulator) == 1
 
 
@@ -960,8 +953,8 @@ def test_adopted_music_task_can_be_forced_anew_after_a_clear(
     simulator.state.finish(elsewhere)
     adopt_it(store, elsewhere, CLEARED)
 
-    assert not buy(client, store, generation=CLEARED, force_new=True).bought
-    assert buy(client, store, generation="2", force_new=True).bought
+    assert not buy(client, store, generation=CLEARED, force_new=True).is_new
+    assert buy(client, store, generation="2", force_new=True).is_new
     assert [elsewhere] == store.record["earlier"]
 
 
@@ -993,7 +986,7 @@ def test_death_at_the_store_never_pays_twice(
             with pytest.raises(MusicAPIAmbiguousSubmitError):
                 buy(client, Store(kept))
         else:
-            assert buy(client, Store(kept)).bought is (outcome == "buys" and n == 0)
+            assert buy(client, Store(kept)).is_new is (outcome == "buys" and n == 0)
     assert (paid if outcome == "asks" else 1) == booked(simulator)
 
 
@@ -1069,7 +1062,7 @@ def test_failing_second_write_still_returns_the_id(
     store = Store(kept, gone, late=late)
     submitted = buy(client, store)
 
-    assert submitted.bought
+    assert submitted.is_new
     assert {submitted.music_task_id} == set(simulator.state.jobs)
     assert submitted.music_task_id in caplog.text
     assert "could not be written" in caplog.text
@@ -1227,9 +1220,7 @@ class World:
         if self.passed == self.dies_at:
             raise ProcessDiedError
 
-    def attempt(
-        self, policy: UnknownOutcome, *, dies_at: int = 0, **options: Any
-    ) -> Submitted | BaseException:
+    def attempt(self, policy: UnknownOutcome, *, dies_at: int = 0, **options: Any) -> Bought | BaseException:
         """Be one process; return what it submitted or what it ended with."""
         self.passed, self.dies_at = 0, dies_at
         client = MortalClient(self.settings, self)
@@ -1306,7 +1297,7 @@ def begin(world: World, start: str) -> dict[str, Any]:
     if start in ("refunded", "lost"):
         world.simulator.state.scenario("failed" if start == "refunded" else "drop-after-booking", times=1)
     first = world.attempt(UnknownOutcome.FAIL)
-    if isinstance(first, Submitted) and start != "running":
+    if isinstance(first, Bought) and start != "running":
         world.simulator.state.finish(first.music_task_id)
     return {"generation": CLEARED, "force_new": True} if start == "forced" else {}
 
@@ -1318,13 +1309,13 @@ def finish_all(world: World, start: str) -> None:
             world.simulator.state.finish(id_)
 
 
-def check_the_end(world: World, policy: UnknownOutcome, last: list[Submitted | BaseException]) -> None:
+def check_the_end(world: World, policy: UnknownOutcome, last: list[Bought | BaseException]) -> None:
     """With a sound server, the last tries all collect one purchase or all ask; neither sends anything."""
     if policy is UnknownOutcome.FAIL and world.is_open:
         assert all(isinstance(end, MusicAPIAmbiguousSubmitError) for end in last)
         return
-    assert all(isinstance(end, Submitted) for end in last)
-    assert len({end.music_task_id for end in last if isinstance(end, Submitted)}) == 1
+    assert all(isinstance(end, Bought) for end in last)
+    assert len({end.music_task_id for end in last if isinstance(end, Bought)}) == 1
     assert not world.is_open
 
 
@@ -1411,7 +1402,7 @@ def test_death_before_the_body_changes_never_pays_in_silence(
             assert all(isinstance(end, MusicAPIAmbiguousSubmitError) for end in next_tries)
             assert paid == booked(simulator)
         else:
-            assert [end.bought for end in next_tries if isinstance(end, Submitted)] == [True, False]
+            assert [end.is_new for end in next_tries if isinstance(end, Bought)] == [True, False]
             assert booked(simulator) == paid + 1
         assert asked is world.is_open
         if not isinstance(died, ProcessDiedError):
@@ -1488,15 +1479,15 @@ def test_fingerprint_takes_any_text() -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        pytest.param(Record("now", "0"), id="intent"),
-        pytest.param(Record("now", "", "t1"), id="purchase"),
-        pytest.param(Record("now", "1", None, ("t1", "t2"), ("then",)), id="history"),
-        pytest.param(Record("now", "1", "t1", balance=20.5, credits=15), id="money"),
+        pytest.param(Purchase("now", "0"), id="intent"),
+        pytest.param(Purchase("now", "", "t1"), id="purchase"),
+        pytest.param(Purchase("now", "1", None, ("t1", "t2"), ("then",)), id="history"),
+        pytest.param(Purchase("now", "1", "t1", balance=20.5, credits=15), id="money"),
     ],
 )
-def test_record_round_trip(record: Record) -> None:
+def test_record_round_trip(record: Purchase) -> None:
     """A record comes back from JSON as it was."""
-    assert Record.from_json(json.loads(json.dumps(record.as_json()))) == record
+    assert Purchase.from_json(json.loads(json.dumps(record.as_json()))) == record
     assert record.is_intent is (record.music_task_id is None)
 
 
@@ -1504,17 +1495,19 @@ def test_record_round_trip(record: Record) -> None:
     ("before", "earlier", "lost_at"),
     [
         pytest.param(None, (), (), id="nothing"),
-        pytest.param(Record("then", "0"), (), ("then",), id="intent"),
-        pytest.param(Record("then", "0", "t1"), ("t1",), (), id="purchase"),
-        pytest.param(Record("c", "0", None, ("t1",), ("a",)), ("t1",), ("a", "c"), id="intent-with-past"),
-        pytest.param(Record("c", "0", "t2", ("t1",), ("a",)), ("t1", "t2"), ("a",), id="purchase-with-past"),
+        pytest.param(Purchase("then", "0"), (), ("then",), id="intent"),
+        pytest.param(Purchase("then", "0", "t1"), ("t1",), (), id="purchase"),
+        pytest.param(Purchase("c", "0", None, ("t1",), ("a",)), ("t1",), ("a", "c"), id="intent-with-past"),
+        pytest.param(
+            Purchase("c", "0", "t2", ("t1",), ("a",)), ("t1", "t2"), ("a",), id="purchase-with-past"
+        ),
     ],
 )
 def test_new_intent_remembers_what_was_before(
-    before: Record | None, earlier: tuple[str, ...], lost_at: tuple[str, ...]
+    before: Purchase | None, earlier: tuple[str, ...], lost_at: tuple[str, ...]
 ) -> None:
     """Ids move to the earlier ones, lost answers to the losses."""
-    intent = Record.after(before, "1")
+    intent = Purchase.intent(before, "1")
 
     assert intent.is_intent
     assert ("1", earlier, lost_at) == (intent.generation, intent.earlier, intent.lost_at)
@@ -1525,13 +1518,13 @@ def test_ledger_keeps_other_bodies_when_one_is_taken_out(store: Store) -> None:
     """Withdrawing an intent touches no other record; the last one leaves an empty store."""
     ledger = Ledger(store)
     for name in ("a", "b"):
-        ledger.put(name, Record("now", "0", name))
+        ledger.put(name, Purchase("now", "0", name))
     ledger.put("a", None)
     kept = store.records
     again = Ledger(store)
     ledger.put("b", None)
 
     assert list(kept) == ["b"]
-    assert (again.get("a"), again.get("b")) == (None, Record("now", "0", "b"))
-    assert ({"b": Record("now", "0", "b")}, {}) == (again.others("a"), again.others("b"))
+    assert (again.get("a"), again.get("b")) == (None, Purchase("now", "0", "b"))
+    assert ({"b": Purchase("now", "0", "b")}, {}) == (again.others("a"), again.others("b"))
     assert store.kept == {}

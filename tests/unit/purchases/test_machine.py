@@ -23,16 +23,19 @@ from hypothesis.stateful import (
 from musicapi_provider.api.client import MusicAPIClient
 from musicapi_provider.api.settings import ONCE
 from musicapi_provider.exceptions import MusicAPIError
-from musicapi_provider.purchases import submission
-from musicapi_provider.purchases.submission import (
+from musicapi_provider.purchases import (
     KEY,
-    Standing,
+    Order,
+    Policy,
+    PurchaseStatus,
     UnknownOutcome,
     adopt,
+    buy,
+    buying,
     fingerprint_of,
-    standing,
-    submit,
+    status_of,
 )
+from tests.states import NOT_SUBMITTED
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
@@ -95,6 +98,8 @@ class Life:
 @dataclass
 class Store:
     """A store that outlives processes; every call is an instant."""
+
+    place = "task state"
 
     kept: dict[str, str]
     life: Life
@@ -190,15 +195,11 @@ class Story(RuleBasedStateMachine):
         client = MortalClient(self.client_settings, retries=ONCE)
         client.life = life
         with suppress(MusicAPIError, ProcessDiedError):
-            submitted = submit(
+            submitted = buy(
                 client,
-                body,
+                Order(body, print_, str(self.generation)),
                 Store(self.kept, life),
-                fingerprint=print_,
-                generation=str(self.generation),
-                on_unknown_outcome=policy,
-                force_new=force_new,
-                credit_check=credit_check,
+                Policy(policy, force_new, credit_check),
             )
             assert self._records()[print_]["music_task_id"] == submitted.music_task_id, "not on record"
         client.close()
@@ -223,7 +224,7 @@ class Story(RuleBasedStateMachine):
         if lost and record is not None and record["music_task_id"] is None:
             with suppress(ProcessDiedError):
                 store = Store(self.kept, Life(dies_after, self.nothing_is_lost))
-                adopt(store, lost[-1], fingerprint=print_, generation=str(self.generation))
+                adopt(store, lost[-1], Order({}, print_, str(self.generation)))
 
     # -- what must hold ------------------------------------------------------------------------------------
 
@@ -253,11 +254,11 @@ class Story(RuleBasedStateMachine):
             assert len(self._booked(prompt)) <= 1 + refunded + forced + self.truth.allowed[print_]
 
     @invariant()
-    def standing_is_honest(self) -> None:
+    def status_is_honest(self) -> None:
         """What is reported as not submitted has not been paid, or was refunded."""
         for prompt in PROMPTS:
-            known = standing(Store(self.kept, Life(None, lambda: None)), self._fingerprint(prompt))
-            if known == Standing(submission.NOT_SUBMITTED, credits=0.0):
+            known = status_of(Store(self.kept, Life(None, lambda: None)), self._fingerprint(prompt))
+            if known == PurchaseStatus(NOT_SUBMITTED, credits=0.0):
                 assert not self._booked(prompt)
 
     # -- helpers -------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ def test_no_story_pays_twice_or_loses_anything(
     simulator: SimulatorServer, settings_of_client: ClientSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For any interleaving, purchases stay within the policies, and evidence stays on record."""
-    monkeypatch.setattr(submission, "STORE_PAUSE", 0)
+    monkeypatch.setattr(buying, "STORE_PAUSE", 0)
     run_state_machine_as_test(
         lambda: Story(simulator, settings_of_client),
         settings=settings(

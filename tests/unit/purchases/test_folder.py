@@ -28,19 +28,21 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
+from musicapi_provider.operators.task_state import TaskStateStore
 from musicapi_provider.prompt_table import read_prompt_table
-from musicapi_provider.purchases.records import PURCHASES, FolderRecords, TaskStateRecords, record_name
-from musicapi_provider.purchases.submission import (
+from musicapi_provider.purchases import (
     KEY,
-    NOT_SUBMITTED,
-    SUBMITTED,
-    UNKNOWN,
+    PURCHASES,
+    FolderStore,
     Ledger,
+    Order,
+    buying,
     fingerprint_of,
-    standing,
-    submit,
+    status_of,
 )
+from musicapi_provider.purchases.folder import record_name
 from tests.conftest import QUICK
+from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
 from tests.unit.conftest import MemoryStateStore
 
 if TYPE_CHECKING:
@@ -162,9 +164,9 @@ def local(path: ObjectStoragePath) -> Path:
 def buy(hook: MusicAPIHook, folder: ObjectStoragePath, prompt_id: str = "a", run_id: str = "run") -> str:
     """Buy a row for real and return the music task's id."""
     fingerprint = fingerprint_of(BODY, account=hook.account)
-    records = FolderRecords(folder, prompt_id, fingerprint)
+    records = FolderStore(folder, prompt_id, fingerprint)
     generation = f"{run_id}#0"
-    return submit(hook.client, BODY, records, fingerprint=fingerprint, generation=generation).music_task_id
+    return buying.buy(hook.client, Order(BODY, fingerprint, generation), records).music_task_id
 
 
 # -- a folder ------------------------------------------------------------------------------------------------
@@ -172,18 +174,18 @@ def buy(hook: MusicAPIHook, folder: ObjectStoragePath, prompt_id: str = "a", run
 
 def test_record_comes_back_until_it_is_deleted(anywhere: ObjectStoragePath) -> None:
     """Written by one process, read by another, overwritten, removed."""
-    FolderRecords(anywhere, "a", "f").set(KEY, {"f": 1})
-    FolderRecords(anywhere, "a", "f").set(KEY, VALUE)
-    known = FolderRecords(anywhere, "a", "f").get(KEY)
-    FolderRecords(anywhere, "a", "f").delete(KEY)
+    FolderStore(anywhere, "a", "f").set(KEY, {"f": 1})
+    FolderStore(anywhere, "a", "f").set(KEY, VALUE)
+    known = FolderStore(anywhere, "a", "f").get(KEY)
+    FolderStore(anywhere, "a", "f").delete(KEY)
 
     assert known == VALUE
-    assert FolderRecords(anywhere, "a", "f").get(KEY) is None
+    assert FolderStore(anywhere, "a", "f").get(KEY) is None
 
 
 def test_no_file_is_no_record(anywhere: ObjectStoragePath) -> None:
     """Neither the file nor the folder needs to exist, to read as to delete."""
-    records = FolderRecords(anywhere, "a", "f")
+    records = FolderStore(anywhere, "a", "f")
     records.delete(KEY)
 
     assert records.get(KEY) is None
@@ -194,16 +196,14 @@ def test_rows_and_fingerprints_have_files_of_their_own(anywhere: ObjectStoragePa
     """Two rows with the same body are two songs; an edited row is another one."""
     names = [("a", "f"), ("a", "g"), ("b", "f"), ("é", "f"), ("è", "f"), ("", "f"), ("row", "f"), ("A", "f")]
     for name in names:
-        FolderRecords(anywhere, *name).set(KEY, {"of": list(name)})
+        FolderStore(anywhere, *name).set(KEY, {"of": list(name)})
 
-    assert [{"of": list(name)} for name in names] == [
-        FolderRecords(anywhere, *name).get(KEY) for name in names
-    ]
+    assert [{"of": list(name)} for name in names] == [FolderStore(anywhere, *name).get(KEY) for name in names]
 
 
 def test_record_is_one_small_json_file_and_nothing_else(folder: ObjectStoragePath) -> None:
     """A human can read it, with the row's name in the file's."""
-    FolderRecords(folder, "evening song", "f").set(KEY, VALUE)
+    FolderStore(folder, "evening song", "f").set(KEY, VALUE)
     (file,) = local(folder).iterdir()
 
     assert re.fullmatch(r"evening-song-[0-9a-f]{32}\.json", file.name)
@@ -213,7 +213,7 @@ def test_record_is_one_small_json_file_and_nothing_else(folder: ObjectStoragePat
 @pytest.mark.parametrize("prompt_id", HOSTILE)
 def test_record_never_leaves_its_folder(anywhere: ObjectStoragePath, prompt_id: str) -> None:
     """Prompt ids are free text; file names are not."""
-    records = FolderRecords(anywhere, prompt_id, "f")
+    records = FolderStore(anywhere, prompt_id, "f")
     records.set(KEY, VALUE)
     (path,) = (anywhere / PURCHASES).iterdir()
 
@@ -239,7 +239,7 @@ def test_process_that_dies_while_it_writes_leaves_the_old_record(
     folder: ObjectStoragePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new file is there in part and is not read; the next write goes through."""
-    records = FolderRecords(folder, "a", "f")
+    records = FolderStore(folder, "a", "f")
     records.set(KEY, {"f": "old"})
     (file,) = local(folder).iterdir()
 
@@ -304,7 +304,7 @@ def test_unreadable_record_is_an_unknown_outcome_and_sends_nothing(
     file.write_bytes(content)
     fingerprint = fingerprint_of(BODY, account=hook.account)
 
-    assert standing(FolderRecords(folder, "a", fingerprint), fingerprint).state == UNKNOWN
+    assert status_of(FolderStore(folder, "a", fingerprint), fingerprint).state == UNKNOWN
     with pytest.raises((MusicAPIConfigurationError, MusicAPINotSentError)):
         buy(hook, folder)
     assert simulator.state.requests[POST] == 1
@@ -321,7 +321,7 @@ def test_record_without_its_key_is_unreadable(
     file.write_bytes(content)
     fingerprint = fingerprint_of(BODY, account=hook.account)
 
-    assert standing(FolderRecords(folder, "a", fingerprint), fingerprint).state == UNKNOWN
+    assert status_of(FolderStore(folder, "a", fingerprint), fingerprint).state == UNKNOWN
 
 
 def make_a_file(purchases: Path) -> None:
@@ -392,12 +392,12 @@ def test_storage_that_is_away_is_an_unknown_outcome(
     failing.add("read")
     fingerprint = fingerprint_of(BODY, account=hook.account)
 
-    assert standing(FolderRecords(folder, "a", fingerprint), fingerprint).state == UNKNOWN
+    assert status_of(FolderStore(folder, "a", fingerprint), fingerprint).state == UNKNOWN
 
 
 def test_record_that_cannot_be_deleted_is_an_error(folder: ObjectStoragePath) -> None:
     """An intent that stays must not pass as withdrawn."""
-    records = FolderRecords(folder, "a", "f")
+    records = FolderStore(folder, "a", "f")
     (local(folder) / record_name("a", "f")).mkdir(parents=True)
 
     with pytest.raises(MusicAPINotSentError, match="storage of the records"):
@@ -414,7 +414,7 @@ def test_certain_refusal_leaves_no_record(
         buy(hook, anywhere)
 
     assert list((anywhere / PURCHASES).iterdir()) == []
-    assert standing(FolderRecords(anywhere, "a", fingerprint), fingerprint).state == NOT_SUBMITTED
+    assert status_of(FolderStore(anywhere, "a", fingerprint), fingerprint).state == NOT_SUBMITTED
 
 
 def test_purchase_is_collected_from_the_folder(
@@ -448,7 +448,7 @@ def test_purchase_whose_record_cannot_be_completed_stays_an_intent(
     fingerprint = fingerprint_of(BODY, account=hook.account)
 
     assert [id_] == list(simulator.state.jobs)
-    assert standing(FolderRecords(folder, "a", fingerprint), fingerprint).state == UNKNOWN
+    assert status_of(FolderStore(folder, "a", fingerprint), fingerprint).state == UNKNOWN
 
 
 # -- the operator --------------------------------------------------------------------------------------------
@@ -529,7 +529,7 @@ def test_operator_and_plan_agree_on_the_fingerprint(
     body = json.loads(json.dumps(row.body))
     id_ = execute(folder, "run", body=body)
     fingerprint = fingerprint_of(row.body, account=hook.account)
-    known = standing(FolderRecords(folder, "a", fingerprint), fingerprint)
+    known = status_of(FolderStore(folder, "a", fingerprint), fingerprint)
 
     assert (known.state, known.music_task_id, known.bought_in) == (SUBMITTED, id_, "run#0")
 
@@ -539,7 +539,7 @@ def test_operator_and_plan_agree_on_the_fingerprint(
 
 def test_task_state_is_kept_for_ever_until_it_is_deleted(state_store: MemoryStateStore) -> None:
     """Money does not expire, so neither does its record."""
-    records = TaskStateRecords({"task_state_store": state_store})  # type: ignore[typeddict-item]
+    records = TaskStateStore({"task_state_store": state_store})  # type: ignore[typeddict-item]
     records.set(KEY, VALUE)
     known, retention = records.get(KEY), state_store.retentions[KEY]
     records.delete(KEY)
@@ -552,14 +552,14 @@ def test_task_state_is_kept_for_ever_until_it_is_deleted(state_store: MemoryStat
 def test_airflow_without_a_task_state_store_sends_nothing() -> None:
     """The message names the version that has one."""
     with pytest.raises(MusicAPIConfigurationError, match=r"nothing was sent.*Airflow 3\.3"):
-        TaskStateRecords({})
+        TaskStateStore({})
 
 
 @pytest.mark.parametrize("method", ["get", "set", "delete"])
 def test_broken_task_state_store_sends_nothing(state_store: MemoryStateStore, method: str) -> None:
     """Whatever it raises becomes an error that a retry can cure and that claims nothing about money."""
     state_store.broken.add(method)
-    records = TaskStateRecords({"task_state_store": state_store})  # type: ignore[typeddict-item]
+    records = TaskStateStore({"task_state_store": state_store})  # type: ignore[typeddict-item]
     calls: dict[str, Callable[[], Any]] = {
         "get": lambda: Ledger(records),
         "set": lambda: records.set(KEY, VALUE),
@@ -578,6 +578,6 @@ def test_forgetful_airflow_is_warned_about(
 ) -> None:
     """With clear_on_success a clear buys again: say so before it happens."""
     monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", str(switch))
-    TaskStateRecords({"task_state_store": state_store})  # type: ignore[typeddict-item]
+    TaskStateStore({"task_state_store": state_store})  # type: ignore[typeddict-item]
 
     assert ("clear_on_success is on" in logged.text) is switch

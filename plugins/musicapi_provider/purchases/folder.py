@@ -1,77 +1,33 @@
 """
-Where submission records live: Airflow's task state store, or a folder that outlives dag runs.
-
-A folder's record of a row also says what is stored of it: one file is all that is known of a row.
+A store for ledgers in a folder of object storage: it outlives dag runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.sdk import conf
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
-from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPINotSentError, Spent
+from musicapi_provider.exceptions import MusicAPINotSentError, Spent
 from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole, remove
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context, ObjectStoragePath
-    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
+    from airflow.sdk import ObjectStoragePath
 
-log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
-#: Subfolder of a table's destination that holds a record per row.
+#: Subfolder of a table's destination that holds a file per row.
 PURCHASES = "purchases"
-#: Key of a row's file under which stands what is stored of it.
-STORED_KEY = "stored"
 
 
-class TaskStateRecords:
-    """
-    Submission records in Airflow's task state store: per dag run, task and map index.
-
-    It survives kills, retries and clears; XCom does not, and is never the record. It ends with the dag run
-    (``airflow db clean``, deleting the run), and with success where ``[state_store] clear_on_success`` is on.
-    """
-
-    def __init__(self, context: Context) -> None:
-        try:
-            self._store: TaskStateStoreAccessor = context["task_state_store"]
-        except KeyError as error:
-            raise MusicAPIConfigurationError(
-                "This Airflow has no task state store to record a purchase in; nothing was sent.",
-                next_step="use Airflow 3.3 or later.",
-            ) from error
-        if conf.getboolean("state_store", "clear_on_success", fallback=False):
-            log.warning(
-                "[state_store] clear_on_success is on: Airflow forgets this purchase when the task succeeds, "
-                "and clearing the task then BUYS AGAIN. Turn the option off to be safe."
-            )
-
-    def get(self, key: str) -> Any:
-        """Return the record, or ``None``."""
-        return _guarded("task state store", lambda: self._store.get(key))
-
-    def set(self, key: str, value: dict[str, Any]) -> None:
-        """Write the record; it never expires, since money does not."""
-        _guarded("task state store", lambda: self._store.set(key, value, retention=NEVER_EXPIRE))
-
-    def delete(self, key: str) -> None:
-        """Remove the record."""
-        _guarded("task state store", lambda: self._store.delete(key))
-
-
-class FolderRecords:
+class FolderStore:
     """
     What is known of one row of a table, as a file: it outlives dag runs, map indexes and Airflow.
 
-    The file holds the submission records of the row's body and, once its tracks are stored, their records:
-    what a later run must buy is decided by it.
+    The file holds the row's ledger and, under keys of their own, what else is to be known of it, such as what
+    is stored.
 
     One run at a time may work on a folder (``max_active_runs=1``): object storage has no locks.
 
@@ -108,24 +64,6 @@ class FolderRecords:
             self._guarded(lambda: remove(self._path))
             self._know(None)
 
-    def stored_tracks(self, music_task_id: str | None) -> list[dict[str, Any]]:
-        """Return the records of the tracks of a music task that are stored; none while they are not."""
-        stored = self._object.get(STORED_KEY)
-        if (
-            not isinstance(stored, dict)
-            or music_task_id is None
-            or stored.get("music_task_id") != music_task_id
-        ):
-            return []
-        tracks = stored.get("tracks")
-        if not isinstance(tracks, list) or not all(isinstance(track, dict) for track in tracks):
-            return []
-        return tracks
-
-    def set_stored(self, music_task_id: str, tracks: Sequence[Mapping[str, Any]]) -> None:
-        """Write down that a music task's tracks are stored; about 800 bytes a track."""
-        self.set(STORED_KEY, {"music_task_id": music_task_id, "tracks": [dict(track) for track in tracks]})
-
     def _read(self) -> bytes | None:
         """Return the file's content, ``None`` without one; read once: nobody else writes it meanwhile."""
         if self._known is None:
@@ -146,11 +84,11 @@ class FolderRecords:
         self._guarded(lambda: put_whole(self._path, [content]))
         self._know(content)
 
-    def _guarded(self, call: Callable[[], Any]) -> Any:
-        return _guarded(f"storage of the records ({self._folder})", call)
+    def _guarded(self, call: Callable[[], _Result]) -> _Result:
+        return guarded(f"storage of the records ({self._folder})", call)
 
 
-def read_records(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> list[FolderRecords]:
+def read_stores(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> list[FolderStore]:
     """
     Return what is known of many rows now: one listing, then the files that are there, many at a time.
 
@@ -158,9 +96,9 @@ def read_records(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> 
     :param rows: Prompt id and fingerprint of each.
     :raises MusicAPINotSentError: the storage does not answer; nothing may be bought without it.
     """
-    found = [FolderRecords(folder, *row) for row in rows]
+    found = [FolderStore(folder, *row) for row in rows]
     purchases = folder / PURCHASES
-    contents = _guarded(
+    contents = guarded(
         f"storage of the records ({purchases})",
         lambda: contents_of(purchases, {one._path.name for one in found} & list_names(purchases).keys()),
     )
@@ -185,7 +123,12 @@ def record_name(prompt_id: str, fingerprint: str) -> str:
     return f"{readable or 'row'}-{digest}.json"
 
 
-def _guarded(what: str, call: Callable[[], Any]) -> Any:
+def guarded(what: str, call: Callable[[], _Result]) -> _Result:
+    """
+    Ask a store; whatever it raises, nothing may be bought without it.
+
+    :raises MusicAPINotSentError: it does not answer.
+    """
     try:
         return call()
     except Exception as error:  # whatever the backend raises: no record, no purchase
