@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import tenacity
 
 from musicapi_provider.api.answers import Answer, Interpreter
-from musicapi_provider.api.client import check_files, task_path
+from musicapi_provider.api.client import check_files
 from musicapi_provider.api.settings import (
     ONCE,
     ClientSettings,
@@ -24,6 +24,7 @@ from musicapi_provider.api.settings import (
     may_create_again,
     may_read_again,
 )
+from musicapi_provider.api.urls import task_path
 
 if TYPE_CHECKING:
     import aiohttp

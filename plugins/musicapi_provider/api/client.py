@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 import requests
 import tenacity
@@ -26,6 +25,7 @@ from musicapi_provider.api.settings import (
     may_create_again,
     may_read_again,
 )
+from musicapi_provider.api.urls import task_path
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIError
 
 if TYPE_CHECKING:
@@ -205,11 +205,6 @@ def new_session(settings: ClientSettings) -> requests.Session:
     session.cert = settings.cert
     session.trust_env = settings.trust_env
     return session
-
-
-def task_path(music_task_id: str) -> str:
-    """Return the path of a music task; the id is quoted, whatever it holds (facts 1)."""
-    return f"/sonic/task/{quote(music_task_id, safe='')}"
 
 
 def check_files(settings: ClientSettings) -> None:

@@ -15,6 +15,12 @@ from typing import Any
 #: Clip states that never change again (facts 1.1). Anything else counts as still running.
 FINAL_STATES = frozenset({"succeeded", "failed"})
 
+#: Fields of a clip that are text (facts 3.2).
+_TEXTS = (
+    *("clip_id", "state", "title", "audio_url", "image_url", "video_url"),
+    *("tags", "lyrics", "mv", "created_at", "error_message"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Track:
@@ -44,11 +50,15 @@ class Track:
     @classmethod
     def from_clip(cls, clip: Mapping[str, Any], music_task_id: str, *, joining: bool = False) -> Track:
         """Read a clip object of a task answer (facts 3.2)."""
-        names = ("clip_id", "state", "title", "audio_url", "image_url", "video_url", "tags", "lyrics", "mv")
-        texts = {name: _text(clip.get(name)) for name in (*names, "created_at", "error_message")}
+        texts = {name: _text(clip.get(name)) for name in _TEXTS}
         return cls(
             music_task_id=music_task_id, duration=_seconds(clip.get("duration")), joining=joining, **texts
         )
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Track:
+        """Read what :meth:`as_dict` wrote, such as an XCom; like an answer, it may lack anything."""
+        return cls.from_clip(mapping, _text(mapping.get("music_task_id")) or "")
 
     def as_dict(self, *, include_lyrics: bool = False) -> dict[str, Any]:
         """

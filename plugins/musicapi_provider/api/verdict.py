@@ -7,14 +7,13 @@ Pure: no clock, no network, no log.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
 
 from musicapi_provider.api.models import FINAL_STATES, MusicTask, Track
+from musicapi_provider.api.urls import is_usable_url
 from musicapi_provider.exceptions import (
     MusicAPIError,
     MusicAPIModerationError,
@@ -37,11 +36,6 @@ FAILURE_TYPES: Mapping[str, type[MusicAPIError]] = {
 
 #: Body codes of an answer without clips that mean "keep polling" (facts 3.1; 102 is seen in the quickstart).
 RUNNING_CODES = frozenset({None, 102, 200, 202})
-
-#: Hosts that only stream unfinished clips; their URLs are never final (facts 1.1).
-STREAM_HOSTS = frozenset({"audiopipe.suno.ai"})
-_HOST = re.compile(r"\S+")
-
 
 #: Seconds for which a succeeded clip may lack its final URL: it can come late (facts 9).
 URL_PATIENCE = 90.0
@@ -90,33 +84,11 @@ class Verdict:
         return self.state is not State.RUNNING
 
 
-def is_usable_url(url: str | None, *, allow_http: bool) -> bool:
-    """
-    Tell whether a URL can be final audio: https, a host, and not a streaming host.
-
-    :param allow_http: Also accept http; only where the connection's own base URL is http (the simulator).
-    """
-    if not url:
-        return False
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        return False
-    schemes = {"https", "http"} if allow_http else {"https"}
-    return (
-        parts.scheme in schemes
-        and host is not None
-        and _HOST.fullmatch(host) is not None
-        and host not in STREAM_HOSTS
-    )
-
-
 def judge(task: MusicTask, *, allow_http: bool = False, confirmed: bool = False) -> Verdict:
     """
     Judge one answer of the task endpoint.
 
-    :param allow_http: See :func:`is_usable_url`.
+    :param allow_http: See :func:`.urls.is_usable_url`.
     :param confirmed: The answer has been doubtful for longer than its patience: decide.
     """
     if task.status_code == 202:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperatorLink, conf
 
-from musicapi_provider.api.verdict import is_usable_url
+from musicapi_provider.api.urls import is_usable_url
 from musicapi_provider.links import pages
 
 if TYPE_CHECKING:

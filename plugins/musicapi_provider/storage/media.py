@@ -18,7 +18,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from musicapi_provider.api.answers import parse_retry_after
-from musicapi_provider.api.verdict import STREAM_HOSTS, is_usable_url
+from musicapi_provider.api.urls import STREAM_HOSTS, is_usable_url
 from musicapi_provider.exceptions import MusicAPIStorageError
 from musicapi_provider.storage.addresses import AddressGuard, GuardedAdapter, PrivateAddressError
 from musicapi_provider.storage.kinds import Kind, check_content_type, check_magic

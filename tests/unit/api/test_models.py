@@ -269,6 +269,7 @@ def test_parsing_never_raises(key: str, value: Any) -> None:
     MusicTask.from_answer(ID, 200, body)
     MusicTask.from_answer(ID, 200, [body])
     Track.from_clip(dict.fromkeys([*samples.SUCCEEDED, "error_message"], value), ID)
+    Track.from_dict(dict.fromkeys([*samples.SUCCEEDED, "music_task_id"], value))
 
     assert isinstance(error_text(body), (str, type(None)))
     assert isinstance(music_task_id_of(body), (str, type(None)))
@@ -283,3 +284,17 @@ def test_deeply_nested_error_is_no_trap() -> None:
     task = MusicTask.from_answer(ID, 200, body)
 
     assert task.text is None
+
+
+@pytest.mark.parametrize("include_lyrics", [True, False])
+def test_track_is_read_back_from_its_dict(include_lyrics: bool) -> None:
+    """What an operator puts into XCom is the same track at the next task."""
+    track = Track.from_clip(samples.SUCCEEDED, ID)
+    written = json.loads(json.dumps(track.as_dict(include_lyrics=include_lyrics)))
+
+    assert Track.from_dict(written).as_dict(include_lyrics=include_lyrics) == written
+
+
+def test_track_of_an_empty_dict_knows_nothing() -> None:
+    """A dict of another version may lack anything."""
+    assert Track.from_dict({}) == Track("", None, None)

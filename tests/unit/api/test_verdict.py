@@ -14,6 +14,7 @@ from musicapi_provider import exceptions
 from musicapi_provider.api.client import MusicAPIClient
 from musicapi_provider.api.models import MusicTask
 from musicapi_provider.api.settings import ONCE, ClientSettings
+from musicapi_provider.api.urls import is_usable_url
 from musicapi_provider.api.verdict import (
     FAILURE_TYPES,
     SHAPE_PATIENCE,
@@ -21,7 +22,6 @@ from musicapi_provider.api.verdict import (
     State,
     Verdict,
     conclude,
-    is_usable_url,
     judge,
     judge_error,
 )

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicapi_provider.api.models import MusicTask
+from musicapi_provider.api.urls import is_usable_url
 from musicapi_provider.api.verdict import (
     SHAPE_PATIENCE,
     URL_PATIENCE,
     State,
     Verdict,
     conclude,
-    is_usable_url,
     judge,
     judge_error,
 )
