@@ -34,7 +34,7 @@ def dag_bag() -> DagBag:
 @pytest.fixture
 def no_race(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away the wait that avoids the scheduler's race; ``dag.test()`` has no scheduler."""
-    for module in ("control_flow", "operators.prompt_table"):
+    for module in ("operators.control_flow", "operators.prompt_table"):
         monkeypatch.setattr(f"musicapi_provider.{module}.FIRST_LOOK_OF_TRIGGER", 0.0)
 
 

@@ -6,13 +6,14 @@ Tracks in object storage.
 person has decided.
 """
 
-from musicapi_provider.storage.choices import pick_track, remove_track
+from musicapi_provider.storage.choices import keep_take, pick_track, remove_track
 from musicapi_provider.storage.tracks import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore, records_of
 
 __all__ = [
     "DEFAULT_CONCURRENCY",
     "DEFAULT_MAX_BYTES",
     "TrackStore",
+    "keep_take",
     "pick_track",
     "records_of",
     "remove_track",

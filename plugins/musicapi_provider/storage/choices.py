@@ -5,7 +5,7 @@ What a person decides about stored tracks: this take is the one, that take may g
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -76,3 +76,26 @@ def remove_track(folder: ObjectStoragePath, clip_id: str) -> None:
     for name in names:
         remove(folder / name)
     update_index(folder)
+
+
+def keep_take(
+    folder: ObjectStoragePath,
+    clip_ids: Sequence[str],
+    picked: str,
+    *,
+    picked_by: str,
+    drop_others: bool = False,
+) -> dict[str, Any]:
+    """
+    Write down which take of a song a person has picked; perhaps remove the others.
+
+    :param clip_ids: All takes of the song.
+    :param drop_others: Remove what was not picked, see :func:`remove_track`.
+    :return: The picked track's record.
+    :raises MusicAPIStorageError: the picked take is not stored in the folder.
+    """
+    others = [clip_id for clip_id in clip_ids if clip_id != picked]
+    record = pick_track(folder, picked, picked_by=picked_by, instead_of=others)
+    for clip_id in others if drop_others else []:
+        remove_track(folder, clip_id)
+    return record
