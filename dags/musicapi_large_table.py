@@ -22,13 +22,12 @@ Previous: [musicapi_prompt_table](/dags/musicapi_prompt_table).
 Next: [musicapi_sql_tables](/dags/musicapi_sql_tables).
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from airflow.sdk import Asset, Param, dag
+from airflow.sdk import Asset, dag
 
+from musicapi_provider.forms import table_form
 from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
 
 PROJECT = Path(__file__).parents[1]
@@ -41,42 +40,10 @@ TRACKS = Asset("musicapi_tracks")
     max_active_runs=1,  # a second run must see what the first has bought
     tags=["musicapi", "example"],
     doc_md=__doc__,
-    params={
-        "prompt_table": Param(
-            f"file://{PROJECT}/include/prompts/evening_radio.csv",
-            type="string",
-            title="Prompt table",
-            description="URI of a CSV, JSON Lines or Parquet file, local or in object storage "
-            "(s3://conn_id@bucket/...).",
-        ),
-        "destination": Param(
-            f"file://{PROJECT}/music",
-            type="string",
-            title="Destination",
-            description="Folder for tracks, records and manifests, as a URI. What is done is known from "
-            "here: another folder buys the whole table again.",
-        ),
-        "skip_invalid": Param(
-            False,
-            type="boolean",
-            title="Skip bad rows",
-            description="Off: one bad row stops the run before anything is paid.",
-        ),
-        "max_credits": Param(
-            1000,
-            type=["null", "number"],
-            minimum=0,
-            title="Credits that this run may spend",
-            description="About 15 a row. Rows beyond it are left for a later run; empty: no limit.",
-        ),
-        "settle": Param(
-            {},
-            type="object",
-            additionalProperties={"type": "string"},
-            title="Decisions about unknown outcomes",
-            description='By prompt_id: the music task id found in your account, or "resubmit".',
-        ),
-    },
+    params=table_form(
+        prompt_table=f"file://{PROJECT}/include/prompts/evening_radio.csv",
+        destination=f"file://{PROJECT}/music",
+    ),
 )
 def musicapi_large_table() -> None:
     MusicAPIPromptTableOperator(

@@ -22,22 +22,16 @@ Previous: [musicapi_sql_tables](/dags/musicapi_sql_tables).
 Next: [musicapi_order](/dags/musicapi_order).
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from airflow.sdk import Asset, ObjectStoragePath, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from musicapi_provider.files import bytes_of, put_whole
-from musicapi_provider.prompt_table.manifest import read_manifest_file, tracks_of
+from musicapi_provider.prompt_table.results import read_tracks
+from musicapi_provider.storage.playlists import write_playlists
 
 TRACKS = Asset("musicapi_tracks")
-NEW, ALL = "new_tracks.m3u8", "all_tracks.m3u8"
-HEADER = "#EXTM3U\n"
 
 
 @dag(
@@ -67,40 +61,17 @@ def musicapi_new_tracks() -> None:
             raise AirflowSkipException("No update names a manifest: run one of the prompt-table DAGs first.")
         return dict(found)
 
-    @task(multiple_outputs=False)
-    def write_playlists(found: dict[str, list[str]]) -> dict[str, int]:
+    @task(task_id="write_playlists", multiple_outputs=False)
+    def write(found: dict[str, list[str]]) -> dict[str, int]:
         """Write the playlists; return the number of new tracks by destination."""
-        return {folder: _write(ObjectStoragePath(folder), uris) for folder, uris in found.items()}
+        return {
+            folder: write_playlists(
+                ObjectStoragePath(folder), [track for uri in uris for track in read_tracks(uri)]
+            )
+            for folder, uris in found.items()
+        }
 
-    write_playlists(find_manifests())
-
-
-def _write(folder: ObjectStoragePath, manifests: Iterable[str]) -> int:
-    tracks = {
-        track["clip_id"]: track
-        for uri in manifests
-        for track in tracks_of(read_manifest_file(ObjectStoragePath(uri)))
-    }
-    # Not by what a run has paid: it may have stored what an earlier one, killed or failed, has bought.
-    listed = (bytes_of(folder / ALL) or HEADER.encode()).decode()
-    known = set(listed.splitlines())
-    new = [track for track in tracks.values() if _file(track) not in known]
-    entries = "".join(map(_entry, new))
-    print(f"{len(new)} new tracks in {folder}\n{entries}")
-    if new:
-        put_whole(folder / NEW, [f"{HEADER}{entries}".encode()])
-        put_whole(folder / ALL, [f"{listed}{entries}".encode()])  # last: until then the new ones are new
-    return len(new)
-
-
-def _file(track: Mapping[str, Any]) -> str:
-    return str(track["uri"]).rpartition("/")[2]  # beside the playlist
-
-
-def _entry(track: Mapping[str, Any]) -> str:
-    """Return a track's lines. Its title is anybody's text: a line break in it would be a line of the list."""
-    title = " ".join(str(track["title"] or track["prompt_id"]).split()).encode(errors="replace").decode()
-    return f"#EXTINF:{track['duration'] or -1:.0f},{title}\n{_file(track)}\n"
+    write(find_manifests())
 
 
 musicapi_new_tracks()

@@ -1,0 +1,52 @@
+"""
+Playlists (M3U8) beside stored tracks: what is new, and all that is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from musicapi_provider.files import bytes_of, put_whole
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+_HEADER = "#EXTM3U\n"
+
+
+def write_playlists(
+    folder: ObjectStoragePath,
+    tracks: Iterable[Mapping[str, Any]],
+    *,
+    new: str = "new_tracks.m3u8",
+    every: str = "all_tracks.m3u8",
+) -> int:
+    """
+    Add the tracks that ``every`` does not list to it, and write them to ``new``; return how many they are.
+
+    Safe to repeat: when nothing is new, both lists stay as they are.
+
+    :param folder: Where the tracks are stored, and the playlists will be.
+    :param tracks: Records of stored tracks, with ``prompt_id`` for those without a title.
+    """
+    # Not by what a run has paid: it may have stored what an earlier one, killed or failed, has bought.
+    listed = (bytes_of(folder / every) or _HEADER.encode()).decode()
+    known = set(listed.splitlines())
+    entries = {
+        track["clip_id"]: _entry(track, file)
+        for track in tracks
+        if (file := str(track["uri"]).rpartition("/")[2]) not in known
+    }
+    if entries:
+        added = "".join(entries.values())
+        put_whole(folder / new, [f"{_HEADER}{added}".encode()])
+        put_whole(folder / every, [f"{listed}{added}".encode()])  # last: until then the new ones are new
+    return len(entries)
+
+
+def _entry(track: Mapping[str, Any], file: str) -> str:
+    """Return a track's lines. Its title is anybody's text: a line break in it would be a line of the list."""
+    title = " ".join(str(track["title"] or track.get("prompt_id") or file).split())
+    shown = title.encode(errors="replace").decode()
+    return f"#EXTINF:{track['duration'] or -1:.0f},{shown}\n{file}\n"
