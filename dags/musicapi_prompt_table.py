@@ -45,18 +45,17 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowFailException
 
+from musicapi_provider.exceptions import MusicAPIIncompleteTableError
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
 from musicapi_provider.operators.store_tracks import MusicAPIStoreTracksOperator
-from musicapi_provider.prompt_table import read_prompt_table
-from musicapi_provider.prompt_table.manifest import manifest_name, write_manifest_file
-from musicapi_provider.prompt_table.plan import (
-    POSTPONED,
-    STORED,
-    complete_plan,
+from musicapi_provider.prompt_table import Row, read_prompt_table
+from musicapi_provider.prompt_table.manifest import (
+    check_complete,
     counts_of,
-    plan_rows,
-    rows_to_do,
+    manifest_name,
+    write_manifest_file,
 )
+from musicapi_provider.prompt_table.plan import complete_plan, plan_rows, rows_to_do
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 
 PROJECT = Path(__file__).parents[1]
@@ -117,19 +116,22 @@ def musicapi_prompt_table() -> None:
         rows = read_prompt_table(
             ObjectStoragePath(params["prompt_table"]), skip_invalid=params["skip_invalid"]
         )
-        return plan_rows(
+        hook = MusicAPIHook()
+        plan = plan_rows(
             rows,
             ObjectStoragePath(params["destination"]),
-            MusicAPIHook(),
+            hook.client,
+            hook.account,
             run_id=get_current_context()["run_id"],
             max_credits=params["max_credits"],
             settle=params["settle"],
         )
+        return [row.as_json() for row in plan]
 
     @task
     def new_rows(plan: list[dict]) -> list[dict]:
         """Leave out what is done."""
-        return rows_to_do(plan)
+        return rows_to_do(map(Row.from_json, plan))
 
     @task_group
     def song(prompt_id: str, body: dict, adopt_music_task_id: str | None, on_unknown_outcome: str) -> None:
@@ -177,30 +179,21 @@ def musicapi_prompt_table() -> None:
             row["prompt_id"]: context["ti"].xcom_pull(task_ids="song.store", map_indexes=index)
             for index, row in enumerate(rows)
         }
-        manifest = complete_plan(plan, stored, folder, MusicAPIHook())
+        manifest = complete_plan(map(Row.from_json, plan), stored, folder, MusicAPIHook().client)
         uri = write_manifest_file(folder, manifest_name(context["run_id"], context["dag"].dag_id), manifest)
         summary = {"manifest": uri, **counts_of(manifest, context["run_id"])}
         print(", ".join(f"{name} {value}" for name, value in summary.items()))
         context["outlet_events"][TRACKS].extra = {**summary, "destination": params["destination"]}
-        return manifest
+        return [row.as_json(final=True) for row in manifest]
 
     @task
     def check_all_rows(manifest: list[dict]) -> None:
         """Turn the run red when a row has no tracks: after the manifest, so that nothing is hidden."""
-        missing = [
-            f"{entry['prompt_id']} ({entry['state']})"
-            for entry in manifest
-            if entry["state"] not in (STORED, POSTPONED)
-        ]
-        unknown = any(entry["state"] == "unknown outcome" for entry in manifest)
-        settle = (
-            " Rows with an unknown outcome wait for a decision: trigger a run with settle." if unknown else ""
-        )
-        if missing:
-            raise AirflowFailException(
-                f"{len(missing)} of {len(manifest)} rows have no tracks; the log of their create, wait or "
-                f"store task says why: {', '.join(missing)}.{settle}"
-            )
+        rows = [Row.from_json(row) for row in manifest]
+        try:
+            check_complete(rows, counts_of(rows, get_current_context()["run_id"]))
+        except MusicAPIIncompleteTableError as error:
+            raise AirflowFailException(str(error)) from error
 
     plan = read_table()
     rows = new_rows(plan)

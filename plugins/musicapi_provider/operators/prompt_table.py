@@ -4,12 +4,9 @@ The operator for a whole prompt table: thousands of rows in one Airflow task.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,6 +24,7 @@ from musicapi_provider.exceptions import (
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPIManifestLink, MusicAPITracksLink
+from musicapi_provider.operators.apart import run_apart
 from musicapi_provider.operators.arguments import (
     check_policy,
     flag_of,
@@ -42,27 +40,21 @@ from musicapi_provider.prompt_table import query_prompt_table, read_prompt_table
 from musicapi_provider.prompt_table.buyer import TableSettings
 from musicapi_provider.prompt_table.manifest import (
     MANIFESTS,
+    check_complete,
+    counts_of,
     manifest_name,
     read_manifest_file,
     write_manifest_file,
 )
-from musicapi_provider.prompt_table.plan import (
-    POSTPONED,
-    STORED,
-    WHY,
-    check_limit,
-    counts_of,
-    credits_of_run,
-    plan_rows,
-)
+from musicapi_provider.prompt_table.plan import plan_rows
 from musicapi_provider.prompt_table.run import TableRun
-from musicapi_provider.purchases import PurchaseState, generation_of
+from musicapi_provider.purchases import generation_of
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from musicapi_provider.prompt_table import PromptRow
+    from musicapi_provider.prompt_table import PromptRow, Row
 
 #: Seconds between two creates: the documented limit of the standard tier (facts 1).
 CREATE_INTERVAL = 3.0
@@ -74,8 +66,6 @@ COLLECT_EVERY = 60.0
 #: Seconds for which a trigger keeps still, see ``control_flow``: twice as long as for one music task, since a
 #: table is deferred while others work, and a lost race costs a try (with 5 s, one was lost at a load of 16).
 FIRST_LOOK_OF_TRIGGER = 10.0
-#: Keys of an entry that are of no use once a run is over.
-_OF_THE_RUN = ("decision", "retryable", "written_at")
 
 
 class MusicAPIPromptTableOperator(BaseOperator):
@@ -212,25 +202,23 @@ class MusicAPIPromptTableOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Read the table, find out what is to be done, and begin."""
-        with airflow_errors():
-            rows = self._rows()
-            run_id, limit = context["ti"].run_id, number_of("max_credits", self.max_credits)
-            plan = plan_rows(
-                rows,
-                self._folder,
-                self.hook,
-                run_id=run_id,
-                settle=mapping_of("settle", self.settle),
-                look=False,
-            )
-            if limit is not None:
-                new = [entry for entry in plan if entry["state"] == PurchaseState.NOT_SUBMITTED]
-                check_limit(limit, [self.hook.expected_credits(entry["body"]) for entry in new])
         ti = context["ti"]
+        with airflow_errors():
+            plan = plan_rows(
+                self._rows(),
+                self._folder,
+                self.hook.client,
+                self.hook.account,
+                run_id=ti.run_id,
+                max_credits=number_of("max_credits", self.max_credits),
+                settle=mapping_of("settle", self.settle),
+                ahead=False,
+            )
         ti.xcom_push(key=xcoms.DESTINATION, value=self.destination.rstrip("/"))
         name = manifest_name(ti.run_id, ti.dag_id, ti.task_id, str(ti.map_index))
-        about = {"started": time.time(), "manifest": name}
-        return self._go_on(context, plan, about, hand_over=self.deferrable)
+        return self._go_on(
+            context, plan, {"started": time.time(), "manifest": name}, hand_over=self.deferrable
+        )
 
     def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
         """
@@ -246,50 +234,49 @@ class MusicAPIPromptTableOperator(BaseOperator):
         if event["status"] == "error":  # what the triggerer could not do, it will not do when asked again
             self.log.warning("In the triggerer: %s This worker waits.", event.get("message"))
         try:
-            plan = read_manifest_file(self._folder / MANIFESTS / f"{about['manifest']}.jsonl")
-        except MusicAPIStorageError as unreadable:
+            path = self._folder / MANIFESTS / f"{about['manifest']}.jsonl"
+            plan = read_manifest_file(path, unfinished=True)
+        except MusicAPIStorageError as unreadable:  # or it is final: the worker died after it
             self.log.warning("%s The records say how far the table is.", unreadable.message)
             return self.execute(context)
-        if any("decision" not in entry for entry in plan):  # it is final: the worker died after it
-            return self.execute(context)
-        look_first = frozenset(event["finished"]) if "finished" in event else None
-        return self._go_on(context, plan, about, hand_over=hand_over, look_first=look_first)
+        poll_first = frozenset(event["finished"]) if "finished" in event else None
+        return self._go_on(context, plan, about, hand_over=hand_over, poll_first=poll_first)
 
     def _go_on(
         self,
         context: Context,
-        plan: list[dict[str, Any]],
+        plan: list[Row],
         about: Mapping[str, Any],
         *,
         hand_over: bool,
-        look_first: frozenset[str] | None = None,
+        poll_first: frozenset[str] | None = None,
     ) -> dict[str, Any]:
         """Work until all is done, or hand what is in flight to the triggerer (which raises)."""
         with airflow_errors(), self._store() as store:
             store.remove_leftovers()
-            run = TableRun(plan, self._settings(context, plan, about), self.hook.client, store)
+            run = TableRun(plan, self._settings(context, about), self.hook.client, store)
             self.log.info("%d rows to buy, %d in flight", run.to_buy, len(run.in_flight))
             self._run = run
-            _run_apart(self._work(run, hand_over=hand_over, look_first=look_first))
+            run_apart(self._work(run, hand_over=hand_over, poll_first=poll_first))
             store.write_index()  # the tracks page shows what is stored while the rest is waited for
             if run.in_flight:
                 self._defer(context, run, about)
         return self._conclude(context, plan, about["manifest"])
 
-    async def _work(self, run: TableRun, *, hand_over: bool, look_first: frozenset[str] | None) -> None:
-        await run.run(await self.hook.aclient(), hand_over=hand_over, look_first=look_first)
+    async def _work(self, run: TableRun, *, hand_over: bool, poll_first: frozenset[str] | None) -> None:
+        await run.run(await self.hook.aclient(), hand_over=hand_over, poll_first=poll_first)
 
     def _defer(self, context: Context, run: TableRun, about: Mapping[str, Any]) -> None:
         from musicapi_provider.triggers.prompt_table import MusicAPIPromptTableTrigger
 
         in_flight = run.in_flight
-        self.manifest_uri = write_manifest_file(self._folder, about["manifest"], run.plan, parquet=False)
+        self.manifest_uri = write_manifest_file(self._folder, about["manifest"], run.plan, final=False)
         so_far = {"manifest": self.manifest_uri, **counts_of(run.plan, context["ti"].run_id)}
         context["ti"].xcom_push(key=xcoms.SUMMARY, value=so_far)
         self.log.info("%s. Waiting in the triggerer.", run.progress())
         now = time.time()
         trigger = MusicAPIPromptTableTrigger(
-            waits={entry["music_task_id"]: run.wait_of(entry) for entry in in_flight},
+            waits={str(row.music_task_id): run.wait_of(row) for row in in_flight},
             musicapi_conn_id=self.musicapi_conn_id,
             about=about,
             # With rows still to buy, half of the places that are taken must be free to be worth a worker.
@@ -350,11 +337,8 @@ class MusicAPIPromptTableOperator(BaseOperator):
             concurrency=self.concurrency,
         )
 
-    def _settings(
-        self, context: Context, plan: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
-    ) -> TableSettings:
-        ti, limit = context["ti"], number_of("max_credits", self.max_credits)
-        left = None if limit is None else limit - sum(credits_of_run(plan, ti.run_id))
+    def _settings(self, context: Context, about: Mapping[str, Any]) -> TableSettings:
+        ti = context["ti"]
         return TableSettings(
             folder=self._folder,
             generation=generation_of(ti.run_id, ti.max_tries),
@@ -362,7 +346,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
             timeout=self.timeout,
             create_interval=self.create_interval,
             max_in_flight=self.max_in_flight,
-            max_credits=left,
+            max_credits=number_of("max_credits", self.max_credits),
             poll_interval=self.poll_interval,
             fail_on_partial=self.fail_on_partial,
             on_unknown_outcome=policy_of(self.on_unknown_outcome),
@@ -371,64 +355,20 @@ class MusicAPIPromptTableOperator(BaseOperator):
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    def _conclude(self, context: Context, plan: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    def _conclude(self, context: Context, plan: Sequence[Row], name: str) -> dict[str, Any]:
         """Write the manifest, tell the outlets, and say whether it is enough."""
-        manifest = [
-            {key: value for key, value in entry.items() if key not in _OF_THE_RUN}
-            | {"error": entry["error"] or WHY.get(entry["state"])}
-            for entry in plan
-        ]
-        uri = self.manifest_uri = write_manifest_file(self._folder, name, manifest)
-        summary = {"manifest": uri, **counts_of(manifest, context["ti"].run_id)}
+        for row in plan:
+            row.explain()
+        uri = self.manifest_uri = write_manifest_file(self._folder, name, plan)
+        counts = counts_of(plan, context["ti"].run_id)
+        summary: dict[str, Any] = {"manifest": uri, **counts}
         self.log.info("%s", ", ".join(f"{name} {value}" for name, value in summary.items()))
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra.update({**summary, "destination": self.destination})
-        due = summary["rows"] - summary["postponed"]
-        if summary["stored"] < math.ceil(self.min_success * due - 1e-9):  # 0.7 * 10 is a little more than 7
-            context["ti"].xcom_push(key=xcoms.SUMMARY, value=summary)  # a failed task returns nothing
-            with airflow_errors():
-                raise self._incomplete(plan, summary)
+        with airflow_errors():
+            try:
+                check_complete(plan, counts, min_success=self.min_success, manifest=uri)
+            except MusicAPIIncompleteTableError:  # a failed task returns nothing
+                context["ti"].xcom_push(key=xcoms.SUMMARY, value=summary)
+                raise
         return summary
-
-    def _incomplete(
-        self, plan: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
-    ) -> MusicAPIIncompleteTableError:
-        missing = [entry for entry in plan if entry["state"] not in (STORED, POSTPONED)]
-        names = ", ".join(f"{entry['prompt_id']} ({entry['state']})" for entry in missing[:20])
-        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
-        error = MusicAPIIncompleteTableError(
-            f"{summary['stored']} of {summary['rows'] - summary['postponed']} rows have their tracks "
-            f"(min_success is {self.min_success:g}). Without: {names}{more}. Manifest: {summary['manifest']}."
-        )
-        if not summary["credits"]:
-            error.spent = Spent.UNKNOWN if summary["lost_credits"] else Spent.NOT_SPENT
-        if any(entry["state"] == PurchaseState.UNKNOWN for entry in missing):
-            error.next_step += " Rows with an unknown outcome wait for a decision: run with settle."
-        error.retryable = any(entry.get("retryable") for entry in missing)
-        return error
-
-
-def _run_apart(work: Coroutine[Any, Any, None]) -> None:
-    """
-    Run a coroutine in a thread of its own; what a signal handler raises here meanwhile cancels it.
-
-    Airflow's ``execution_timeout`` is such an exception, and an event loop in the main thread may swallow it:
-    the handler strikes in whatever callback is running.
-    """
-    begun: Future[Callable[[], object]] = Future()
-
-    async def main() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None  # noqa: S101 - asyncio.run made one
-        begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
-        await work
-
-    with ThreadPoolExecutor(1, thread_name_prefix="musicapi-table") as thread:  # it waits at its end
-        running = thread.submit(asyncio.run, main())
-        try:
-            running.result()
-        except BaseException:
-            if not running.done():
-                with suppress(RuntimeError):  # it has ended meanwhile, and its loop with it
-                    begun.result()()
-            raise

@@ -19,7 +19,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from musicapi_provider.exceptions import (
@@ -30,10 +29,9 @@ from musicapi_provider.exceptions import (
     Spent,
 )
 from musicapi_provider.files import patiently
-from musicapi_provider.prompt_table.buyer import Buyer, give_up, record_of, see_to_record
-from musicapi_provider.prompt_table.plan import STORED
+from musicapi_provider.prompt_table.buyer import Buyer, see_to_record
+from musicapi_provider.prompt_table.row import Row, RowState
 from musicapi_provider.prompt_table.stored import set_stored
-from musicapi_provider.purchases import PurchaseState
 from musicapi_provider.storage import records_of
 from musicapi_provider.waiting.poller import Poller
 from musicapi_provider.waiting.wait import Wait, look_async
@@ -62,17 +60,15 @@ PROGRESS_EVERY = 60.0
 
 class TableRun:
     """
-    Work off the rows of a plan; the entries are updated in place.
+    Work off the rows of a plan; they are updated in place.
 
-    :param plan: Entries of :mod:`musicapi_provider.prompt_table.plan`; each gets ``retryable``: whether a
-        later try can cure what keeps the row from being stored.
     :param client: Buys, in a thread.
     :param store: Stores, in threads: as many as its ``concurrency``.
     """
 
     def __init__(
         self,
-        plan: Sequence[dict[str, Any]],
+        plan: Sequence[Row],
         settings: TableSettings,
         client: MusicAPIClient,
         store: TrackStore,
@@ -81,21 +77,16 @@ class TableRun:
         self.settings = settings
         self.buyer = Buyer(plan, settings, client)
         self.store = store
-        self._active: dict[asyncio.Task[None], dict[str, Any]] = {}
+        self._active: dict[asyncio.Task[None], Row] = {}
         self._storing = 0
         self._unstored_in_a_row = 0
         self._told = time.monotonic()
         self._said = ""
 
     @property
-    def in_flight(self) -> list[dict[str, Any]]:
-        """The entries that are bought and may still become tracks in this try."""
-        known = (
-            entry
-            for entry in self.plan
-            if entry["state"] == PurchaseState.SUBMITTED and not entry["decision"]
-        )
-        return [entry for entry in known if not entry["error"]]
+    def in_flight(self) -> list[Row]:
+        """The rows that are bought and may still become tracks in this try."""
+        return [row for row in self.plan if row.is_in_flight]
 
     @property
     def to_buy(self) -> int:
@@ -111,31 +102,31 @@ class TableRun:
         """Buy nothing more in this try; what is bought is still stored."""
         self.buyer.stop(error)
 
-    def wait_of(self, entry: Mapping[str, Any]) -> tuple[float, float]:
+    def wait_of(self, row: Row) -> tuple[float, float]:
         """Return when a music task's wait began, in epoch seconds, and how many seconds it may take."""
-        bought = datetime.fromisoformat(entry["submitted_at"]).timestamp()
-        return bought, self.settings.timeout + max(self.settings.started - bought, 0.0)
+        since = row.submitted_time
+        return since, self.settings.timeout + max(self.settings.started - since, 0.0)
 
     async def run(
         self,
         async_client: MusicAPIAsyncClient,
         *,
         hand_over: bool,
-        look_first: frozenset[str] | None = None,
+        poll_first: frozenset[str] | None = None,
     ) -> None:
         """
         Work until nothing is left to do, or only waiting is.
 
-        :param async_client: Looks; it is closed at the end.
+        :param async_client: Polls; it is closed at the end.
         :param hand_over: Return when nothing ends for :data:`LINGER`, with music tasks still in flight.
-        :param look_first: Music tasks to look at now; ``None``: all that are in flight.
+        :param poll_first: Music tasks to poll at once; ``None``: all that are in flight.
         """
         self._loop = asyncio.get_running_loop()
         self._poller = Poller(async_client)
         self._storers = ThreadPoolExecutor(self.store.concurrency, thread_name_prefix="musicapi-store")
         try:
-            for entry in self.in_flight:
-                self._follow(entry, at_once=look_first is None or entry["music_task_id"] in look_first)
+            for row in self.in_flight:
+                self._follow(row, at_once=poll_first is None or row.music_task_id in poll_first)
             await self._work(hand_over=hand_over)
             self.buyer.leave_the_rest()  # also when handed over: whoever resumes must not begin again
         finally:
@@ -153,8 +144,8 @@ class TableRun:
                 if (pause := self.buyer.seconds_to_turn) > 0:
                     await self._something_ends(min(pause, LINGER))
                 elif found := await self.buyer.buy_next():
-                    entry, bought = found
-                    self._follow(entry, at_once=not bought)
+                    row, is_new = found
+                    self._follow(row, at_once=not is_new)
             elif self._active:
                 ended = await self._something_ends(LINGER)
                 if not ended and hand_over and not self._storing:
@@ -164,9 +155,9 @@ class TableRun:
 
     # -- waiting and storing ---------------------------------------------------------------------------------
 
-    def _follow(self, entry: dict[str, Any], *, at_once: bool) -> None:
-        task = self._loop.create_task(self._collect(entry, at_once=at_once))
-        self._active[task] = entry
+    def _follow(self, row: Row, *, at_once: bool) -> None:
+        task = self._loop.create_task(self._collect(row, at_once=at_once))
+        self._active[task] = row
 
     async def _something_ends(self, within: float) -> bool:
         """Wait until a row is done with; tell whether one was."""
@@ -179,10 +170,10 @@ class TableRun:
             task.result()  # a defect of ours must not pass in silence
         return bool(done)
 
-    async def _collect(self, entry: dict[str, Any], *, at_once: bool) -> None:
+    async def _collect(self, row: Row, *, at_once: bool) -> None:
         """Wait for a music task and store its tracks."""
-        since, timeout = self.wait_of(entry)
-        wait = Wait([entry["music_task_id"]], timeout, since, quiet=True)
+        since, timeout = self.wait_of(row)
+        wait = Wait([str(row.music_task_id)], timeout, since, quiet=True)
         try:
             tracks = None
             while tracks is None:
@@ -192,41 +183,41 @@ class TableRun:
                 tracks = wait.tracks(fail_on_partial=self.settings.fail_on_partial)
             self._storing += 1
             try:
-                await self._store_in_thread(entry, tracks)
+                await self._store_in_thread(row, tracks)
             finally:
                 self._storing -= 1
             self._unstored_in_a_row = 0
         except MusicAPIError as error:
-            self._not_collected(entry, error)
+            self._not_collected(row, error)
 
-    async def _store_in_thread(self, entry: dict[str, Any], tracks: Sequence[Track]) -> None:
+    async def _store_in_thread(self, row: Row, tracks: Sequence[Track]) -> None:
         for pause in MEDIA_PAUSES:
             try:
-                return await self._loop.run_in_executor(self._storers, self._store, entry, tracks)
+                return await self._loop.run_in_executor(self._storers, self._store, row, tracks)
             except MusicAPIStorageError as error:
-                log.warning("%s: %s Again in %.0f s.", entry["prompt_id"], error.message, pause)
+                log.warning("%s: %s Again in %.0f s.", row.prompt_id, error.message, pause)
                 await asyncio.sleep(pause)
-        return await self._loop.run_in_executor(self._storers, self._store, entry, tracks)
+        return await self._loop.run_in_executor(self._storers, self._store, row, tracks)
 
-    def _store(self, entry: dict[str, Any], tracks: Sequence[Track]) -> None:
+    def _store(self, row: Row, tracks: Sequence[Track]) -> None:
         about = {
             **(self.settings.about or {}),
-            **{name: entry[name] for name in ("prompt_id", "body", "fingerprint", "submitted_at", "credits")},
+            **{"prompt_id": row.prompt_id, "body": dict(row.body), "fingerprint": row.fingerprint},
+            **{"submitted_at": row.submitted_at, "credits": row.credits},
         }
         found = [track.as_dict(include_lyrics=True) for track in tracks]
         records = store_each(found, lambda track: patiently(lambda: self.store.store(track, about=about)))
-        row = record_of(self.settings.folder, entry)
-        patiently(lambda: see_to_record(row, entry, self.settings.generation))
-        patiently(lambda: set_stored(row, entry["music_task_id"], records))
-        entry.update(state=STORED, tracks=records, error=None, retryable=False)
+        file = row.file_in(self.settings.folder)
+        patiently(lambda: see_to_record(file, row, self.settings.generation))
+        patiently(lambda: set_stored(file, row.music_task_id, records))
+        row.set_stored(records)
 
-    def _not_collected(self, entry: dict[str, Any], error: MusicAPIError) -> None:
+    def _not_collected(self, row: Row, error: MusicAPIError) -> None:
         if error.spent is Spent.REFUNDED:
-            self.buyer.refunded(entry, error)
+            self.buyer.refunded(row, error)
         else:
-            give_up(entry, error)
             # A retry of the task would double the time of what is out of it.
-            entry["retryable"] = not isinstance(error, MusicAPIDeadlineError) and error.retryable
+            row.give_up(error, retryable=not isinstance(error, MusicAPIDeadlineError) and error.retryable)
             if isinstance(error, (MusicAPIStorageError, MusicAPINotSentError)):
                 self._unstored_in_a_row += 1
                 if self._unstored_in_a_row >= UNSTORED_IN_A_ROW:
@@ -248,8 +239,8 @@ class TableRun:
 
     def progress(self) -> str:
         """Return how far the table is, and about how long the rest takes."""
-        stored = sum(entry["state"] == STORED for entry in self.plan)
-        failed = sum(bool(entry["error"]) for entry in self.plan)
+        stored = sum(row.state is RowState.STORED for row in self.plan)
+        failed = sum(bool(row.error) for row in self.plan)
         parts = [f"{stored} of {len(self.plan)} rows stored", f"{len(self._active)} in flight"]
         parts += [f"{self.to_buy} to buy"] if self.to_buy else []
         parts += [f"{failed} without tracks"] if failed else []

@@ -5,16 +5,18 @@ What is stored of a row, in the file of its ledger: what a later run must do is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from musicapi_provider.purchases import LedgerStore
 
+#: What storing a track has left, as JSON.
+TrackRecord: TypeAlias = Mapping[str, Any]
 #: Key of a row's file under which stands what is stored of it.
 STORED_KEY = "stored"
 
 
-def stored_tracks(store: LedgerStore, music_task_id: str | None) -> list[dict[str, Any]]:
+def stored_tracks(store: LedgerStore, music_task_id: str | None) -> list[TrackRecord]:
     """Return the records of the tracks of a music task that are stored; none while they are not."""
     stored = store.get(STORED_KEY)
     if not isinstance(stored, dict) or music_task_id is None or stored.get("music_task_id") != music_task_id:
@@ -25,6 +27,6 @@ def stored_tracks(store: LedgerStore, music_task_id: str | None) -> list[dict[st
     return tracks
 
 
-def set_stored(store: LedgerStore, music_task_id: str, tracks: Sequence[Mapping[str, Any]]) -> None:
+def set_stored(store: LedgerStore, music_task_id: str | None, tracks: Sequence[TrackRecord]) -> None:
     """Write down that a music task's tracks are stored; about 800 bytes a track."""
     store.set(STORED_KEY, {"music_task_id": music_task_id, "tracks": [dict(track) for track in tracks]})

@@ -13,24 +13,29 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.exceptions import MusicAPIStorageError
+from musicapi_provider.prompt_table import Adopt, Resubmit, Row
 from musicapi_provider.prompt_table.manifest import (
     manifest_name,
     read_manifest_file,
     tracks_of,
     write_manifest_file,
 )
-from musicapi_provider.prompt_table.plan import STORED
-from tests.states import UNKNOWN
+from tests.states import STORED, UNKNOWN
 
 TRACK = {"clip_id": "c1", "music_task_id": "t1", "title": "A", "uri": "file:///music/c1.mp3", "bytes": 5}
 
 
-def entry_of(prompt_id: str = "a", **known: Any) -> dict[str, Any]:
-    """Return an entry of a stored row."""
-    entry = {"prompt_id": prompt_id, "body": {"prompt": "La"}, "fingerprint": "f", "state": STORED}
+def row_of(prompt_id: str = "a", **known: Any) -> Row:
+    """Return a stored row, read as a manifest has it."""
+    entry: dict[str, Any] = {
+        "prompt_id": prompt_id,
+        "body": {"prompt": "La"},
+        "fingerprint": "f",
+        "state": STORED,
+    }
     entry |= {"music_task_id": "t1", "submitted_at": "2026-01-02T03:04:05+00:00", "tracks": [TRACK]}
     entry |= {"error": None, "credits": 15.0, "lost_credits": 0.0, "price": 15.0, "paid_by": "run"}
-    return {**entry, **known}
+    return Row.from_json({**entry, **known})
 
 
 @pytest.fixture
@@ -41,19 +46,19 @@ def folder(tmp_path: Path) -> ObjectStoragePath:
 
 def test_file_has_a_json_line_per_row(folder: ObjectStoragePath, tmp_path: Path) -> None:
     """The file lies below the folder, named after the run, one row a line."""
-    rows = [entry_of("a"), entry_of("b")]
+    rows = [row_of("a"), row_of("b")]
     uri = write_manifest_file(folder, manifest_name("manual__2026-01-02T03:04:05+00:00"), rows)
     (path,) = (tmp_path / "manifests").glob("manual__2026-01-02T03-04-05-00-00-*.jsonl")
     entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     assert path.as_uri() == uri
     assert {datetime.fromisoformat(entry.pop("written_at")).tzinfo for entry in entries} == {UTC}
-    assert rows == entries
+    assert [row.as_json(final=True) for row in rows] == entries
 
 
 def test_parquet_has_the_same_rows(folder: ObjectStoragePath, tmp_path: Path) -> None:
     """Types are those of a table: numbers, a list of tracks, a time; the body is JSON."""
-    rows = [entry_of("a"), entry_of("b", state=UNKNOWN, credits=None, tracks=[], error="lost")]
+    rows = [row_of("a"), row_of("b", state=UNKNOWN, credits=None, tracks=[], error="lost")]
     write_manifest_file(folder, "m", rows)
     one, other = pyarrow.parquet.read_table(tmp_path / "manifests" / "m.parquet").to_pylist()
 
@@ -73,12 +78,12 @@ def test_manifest_of_no_rows_can_be_read(folder: ObjectStoragePath, tmp_path: Pa
 
 def test_manifest_of_a_run_that_goes_on_is_written_again(folder: ObjectStoragePath, tmp_path: Path) -> None:
     """It is put whole each time, and Parquet comes at the end."""
-    write_manifest_file(folder, "m", [entry_of("a", state=UNKNOWN)], parquet=False)
+    write_manifest_file(folder, "m", [row_of("a", state=UNKNOWN)], final=False)
     unfinished = sorted(path.name for path in (tmp_path / "manifests").iterdir())
-    uri = write_manifest_file(folder, "m", [entry_of("a")])
+    uri = write_manifest_file(folder, "m", [row_of("a")])
 
     assert unfinished == ["m.jsonl"]
-    assert [entry["state"] for entry in read_manifest_file(ObjectStoragePath(uri))] == [STORED]
+    assert [row.state for row in read_manifest_file(ObjectStoragePath(uri))] == [STORED]
     assert sorted(path.name for path in (tmp_path / "manifests").iterdir()) == ["m.jsonl", "m.parquet"]
 
 
@@ -99,7 +104,7 @@ def test_tries_of_a_run_share_a_name_and_tasks_do_not() -> None:
 @pytest.mark.parametrize("run_id", ["../../etc/passwd", "a/b", "a\\b", "ä b", ""])
 def test_run_id_never_leaves_the_folder(folder: ObjectStoragePath, tmp_path: Path, run_id: str) -> None:
     """Run ids are free text; file names are not."""
-    write_manifest_file(folder, manifest_name(run_id), [], parquet=False)
+    write_manifest_file(folder, manifest_name(run_id), [], final=False)
 
     assert len([*(tmp_path / "manifests").iterdir()]) == 1
     assert len([*tmp_path.iterdir()]) == 1
@@ -115,19 +120,19 @@ def test_run_id_never_leaves_the_folder(folder: ObjectStoragePath, tmp_path: Pat
 )
 def test_any_text_comes_back_in_any_locale(folder: ObjectStoragePath, tmp_path: Path, text: str) -> None:
     """The manifest is written after everything is paid for: no text and no locale may break it."""
-    entry = entry_of(text, body={"prompt": text}, error=text, tracks=[{**TRACK, "title": text}])
+    row = row_of(text, body={"prompt": text}, error=text, tracks=[{**TRACK, "title": text}])
     before = locale.setlocale(locale.LC_CTYPE)
     locale.setlocale(locale.LC_CTYPE, "C")
     try:
-        uri = write_manifest_file(folder, "m", [entry])
+        uri = write_manifest_file(folder, "m", [row])
         (read,) = read_manifest_file(ObjectStoragePath(uri))
     finally:
         locale.setlocale(locale.LC_CTYPE, before)
-    (row,) = pyarrow.parquet.read_table(tmp_path / "manifests" / "m.parquet").to_pylist()
+    (line,) = pyarrow.parquet.read_table(tmp_path / "manifests" / "m.parquet").to_pylist()
 
-    assert {**entry, "written_at": read["written_at"]} == read
-    assert json.loads(row["body"]) == {"prompt": text}
-    assert row["tracks"][0]["title"] == text.replace("\ud83c", "\ufffd")
+    assert row == read
+    assert json.loads(line["body"]) == {"prompt": text}
+    assert line["tracks"][0]["title"] == text.replace("\ud83c", "\ufffd")
 
 
 @pytest.mark.parametrize(
@@ -157,11 +162,24 @@ def test_missing_manifest_is_an_error(folder: ObjectStoragePath) -> None:
 
 def test_tracks_are_rows_for_a_database() -> None:
     """Each stored track with the name of its row."""
-    assert tracks_of([entry_of("a"), entry_of("b", tracks=[])]) == [{**TRACK, "prompt_id": "a"}]
+    assert tracks_of([row_of("a"), row_of("b", tracks=[])]) == [{**TRACK, "prompt_id": "a"}]
 
 
 def test_tracks_hold_only_text_that_databases_take() -> None:
     """Postgres refuses NUL, and every driver half a surrogate pair: a title must not keep a row out."""
-    (track,) = tracks_of([entry_of(tracks=[{**TRACK, "title": "A\0B\ud83c 🎵"}])])
+    (track,) = tracks_of([row_of(tracks=[{**TRACK, "title": "A\0B\ud83c 🎵"}])])
 
     assert track == {**TRACK, "title": "A\ufffdB\ufffd 🎵", "prompt_id": "a"}
+
+
+def test_manifest_of_a_run_that_goes_on_has_its_decisions(folder: ObjectStoragePath) -> None:
+    """Whoever resumes has all of a row; a final manifest is not taken for one of a run that goes on."""
+    rows = [row_of("a", decision="t9"), row_of("b", state=UNKNOWN, decision="resubmit", retryable=True)]
+    uri = write_manifest_file(folder, "m", rows, final=False)
+    read = read_manifest_file(ObjectStoragePath(uri), unfinished=True)
+    final = ObjectStoragePath(write_manifest_file(folder, "m", rows))
+
+    assert read == rows
+    assert [row.decision for row in read] == [Adopt("t9"), Resubmit()]
+    with pytest.raises(MusicAPIStorageError, match=r"m\.jsonl is final"):
+        read_manifest_file(final, unfinished=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -20,18 +21,10 @@ from musicapi_provider.exceptions import (
     MusicAPINotSentError,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.prompt_table import PromptRow
-from musicapi_provider.prompt_table.plan import (
-    FAILED,
-    POSTPONED,
-    RESUBMIT,
-    STORED,
-    WHY,
-    complete_plan,
-    credits_of_run,
-    plan_rows,
-    rows_to_do,
-)
+from musicapi_provider.prompt_table import PromptRow, Row
+from musicapi_provider.prompt_table.budget import credits_of_run
+from musicapi_provider.prompt_table.plan import complete_plan, plan_rows, rows_to_do
+from musicapi_provider.prompt_table.row import WHY, Resubmit
 from musicapi_provider.prompt_table.stored import STORED_KEY
 from musicapi_provider.purchases import (
     PURCHASES,
@@ -45,7 +38,7 @@ from musicapi_provider.purchases import (
 )
 from musicapi_provider.purchases.folder import record_name
 from tests.conftest import QUICK
-from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
+from tests.states import FAILED, NOT_SUBMITTED, POSTPONED, RESUBMIT, STORED, SUBMITTED, UNKNOWN
 from tests.unit.purchases.test_folder import UnreliableFileSystem
 
 if TYPE_CHECKING:
@@ -55,7 +48,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("connection", "quick")
 
 POST = "POST /sonic/create"
-Plan = list[dict[str, Any]]
+Plan = list[Row]
 
 
 def row_of(name: str, words: str | None = None, **fields: Any) -> PromptRow:
@@ -96,7 +89,7 @@ class Table:
 
     def plan(self, rows: list[PromptRow], run_id: str = "run", **options: Any) -> Plan:
         """Plan a run."""
-        return plan_rows(rows, self.folder, self.hook, run_id=run_id, **options)
+        return plan_rows(rows, self.folder, self.hook.client, self.hook.account, run_id=run_id, **options)
 
     def work(self, plan: Plan, run_id: str = "run") -> dict[str, str]:
         """Do what the create tasks of a run do; return the ids by row, without those of rows that failed."""
@@ -152,7 +145,7 @@ class Table:
 
     def complete(self, plan: Plan, **tracks: list[dict[str, Any]]) -> Plan:
         """Complete a plan."""
-        return complete_plan(plan, tracks, self.folder, self.hook)
+        return complete_plan(plan, tracks, self.folder, self.hook.client)
 
     def path_of(self, row: PromptRow) -> Path:
         """Return the file of a row's record."""
@@ -173,7 +166,7 @@ def track_of(music_task_id: str, clip_id: str = "c1") -> dict[str, Any]:
 
 def states_of(plan: Plan) -> list[str]:
     """Return the states in the table's order."""
-    return [entry["state"] for entry in plan]
+    return [entry.state for entry in plan]
 
 
 def to_do(plan: Plan) -> list[str]:
@@ -189,19 +182,10 @@ def test_first_run_buys_everything(table: Table) -> None:
     plan = table.plan(ROWS)
 
     assert plan == [
-        {
-            **{
-                "prompt_id": row.prompt_id,
-                "body": row.body,
-                "state": NOT_SUBMITTED,
-                "music_task_id": None,
-            },
-            "fingerprint": fingerprint_of(row.body, account=table.hook.account),
-            **{"tracks": [], "credits": 0.0, "lost_credits": 0.0, "decision": None, "error": None},
-            **{"submitted_at": None, "price": 0.0, "paid_by": ""},
-        }
+        Row(row.prompt_id, row.body, fingerprint_of(row.body, account=table.hook.account), tracks=[])
         for row in ROWS
     ]
+    assert states_of(plan) == [NOT_SUBMITTED] * len(ROWS)
     assert rows_to_do(plan) == [
         {
             **{"prompt_id": row.prompt_id, "body": row.body},
@@ -219,7 +203,7 @@ def test_plan_survives_xcom(table: Table) -> None:
     table.lose(ROWS[1])
     plan = table.plan(ROWS, settle={"b": RESUBMIT}, max_credits=20)
 
-    assert json.loads(json.dumps(plan)) == plan
+    assert [Row.from_json(json.loads(json.dumps(row.as_json()))) for row in plan] == plan
     assert json.loads(json.dumps(rows_to_do(plan))) == rows_to_do(plan)
 
 
@@ -237,10 +221,10 @@ def test_later_run_knows_each_row(table: Table, logged: Log) -> None:
         UNKNOWN,
         NOT_SUBMITTED,
     ]
-    assert [entry["music_task_id"] for entry in plan] == [stored, bought, None, None]
-    assert [entry["tracks"] for entry in plan] == [[track_of(stored)], [], [], []]
-    assert [entry["credits"] for entry in plan] == [15, 15, None, 0]
-    assert [entry["lost_credits"] for entry in plan] == [0, 0, 15, 0]
+    assert [entry.music_task_id for entry in plan] == [stored, bought, None, None]
+    assert [entry.tracks for entry in plan] == [[track_of(stored)], [], [], []]
+    assert [entry.credits for entry in plan] == [15, 15, None, 0]
+    assert [entry.lost_credits for entry in plan] == [0, 0, 15, 0]
     assert to_do(plan) == ["b", "d"]
     assert ids["b"] == bought
     assert table.sent == 4
@@ -267,7 +251,7 @@ def test_purchase_is_found_whatever_became_of_its_run(table: Table, order: tuple
     plan = table.plan(rows, "next")
 
     assert states_of(plan) == [SUBMITTED] * len(rows)
-    assert [entry["music_task_id"] for entry in plan] == [ids[row.prompt_id] for row in rows]
+    assert [entry.music_task_id for entry in plan] == [ids[row.prompt_id] for row in rows]
     assert table.work(plan, "next") == {row.prompt_id: ids[row.prompt_id] for row in rows}
     assert table.sent == len(ROWS)
 
@@ -290,12 +274,12 @@ def test_changed_row_is_another_purchase(table: Table, row: PromptRow, known: st
     (entry,) = plan = table.plan([row])
     table.work(plan)
 
-    assert (entry["state"], entry["music_task_id"], entry["tracks"]) == (
+    assert (entry.state, entry.music_task_id, entry.tracks) == (
         NOT_SUBMITTED,
         None,
         [],
     )
-    assert (entry["credits"], entry["lost_credits"]) == (0, 0)
+    assert (entry.credits, entry.lost_credits) == (0, 0)
     assert table.sent == sent + 1
 
 
@@ -345,7 +329,7 @@ def test_rows_with_the_same_body_are_two_purchases(table: Table, names: tuple[st
 
     assert set(ids) == set(names)
     assert list(ids.values()) == list(table.state.jobs)
-    assert [entry["music_task_id"] for entry in plan] == [ids[name] for name in names[::-1]]
+    assert [entry.music_task_id for entry in plan] == [ids[name] for name in names[::-1]]
 
 
 @pytest.mark.parametrize("scenario", ["failed", "all-failed", "forbidden", "timeout", "api-error"])
@@ -358,7 +342,7 @@ def test_failed_row_is_bought_anew(table: Table, scenario: str) -> None:
     (todo,) = rows_to_do(plan)
     ids = table.work(plan)
 
-    assert (entry["state"], entry["music_task_id"]) == (FAILED, failed)
+    assert (entry.state, entry.music_task_id) == (FAILED, failed)
     assert todo["adopt_music_task_id"] is None
     assert ids["a"] != failed
     assert states_of(table.plan(ROWS[:1])) == [SUBMITTED]
@@ -389,8 +373,8 @@ def test_bought_row_is_collected_unless_it_failed(table: Table, scenario: str | 
     plan = table.plan(ROWS[:1])
     (completed,) = table.complete(plan)
 
-    assert [(SUBMITTED, id_)] == [(entry["state"], entry["music_task_id"]) for entry in plan]
-    assert (completed["state"], completed["music_task_id"], completed["credits"]) == (
+    assert [(SUBMITTED, id_)] == [(entry.state, entry.music_task_id) for entry in plan]
+    assert (completed.state, completed.music_task_id, completed.credits) == (
         SUBMITTED,
         id_,
         15,
@@ -407,7 +391,7 @@ def test_unreadable_record_is_an_unknown_outcome(table: Table, content: bytes) -
     table.work(plan)
 
     assert states_of(plan) == [UNKNOWN, NOT_SUBMITTED]
-    assert plan[0]["credits"] is None
+    assert plan[0].credits is None
     assert to_do(plan) == ["b"]
     assert states_of(table.complete(plan)) == [UNKNOWN, SUBMITTED]
     assert list(table.state.creates_booked) == ["about a", "about b"]
@@ -598,7 +582,7 @@ def test_refunded_row_is_not_spending(table: Table) -> None:
     plan = table.plan(ROWS[:1], "run")
     (entry,) = manifest = table.complete(plan)
 
-    assert (entry["state"], entry["credits"]) == (FAILED, 0)
+    assert (entry.state, entry.credits) == (FAILED, 0)
     assert credits_of_run(manifest, "run") == (0, 0)
     assert states_of(table.plan(ROWS[:1], "run", max_credits=15)) == [FAILED]
 
@@ -621,8 +605,8 @@ def test_answer_that_another_run_lost_is_not_spending_of_this_one(table: Table) 
     table.create("a", ROWS[0].body, on_unknown_outcome=RESUBMIT, run_id="second")
     again = table.plan(ROWS[:2], "second", max_credits=30)
 
-    assert [(entry["state"], entry["decision"]) for entry in plan] == [
-        *((UNKNOWN, RESUBMIT), (NOT_SUBMITTED, None))
+    assert [(entry.state, entry.decision) for entry in plan] == [
+        *((UNKNOWN, Resubmit()), (NOT_SUBMITTED, None))
     ]
     assert credits_of_run(again, "second") == (15, 0)
     assert states_of(again) == [SUBMITTED, NOT_SUBMITTED]
@@ -641,7 +625,7 @@ def test_unknown_outcome_is_collected_by_its_id(table: Table) -> None:
     assert states_of(plan) == [UNKNOWN]
     assert (todo["adopt_music_task_id"], todo["on_unknown_outcome"]) == (lost, "fail")
     assert ids == {"a": lost}
-    assert [(entry["state"], entry["credits"]) for entry in table.plan(ROWS[:1])] == [(SUBMITTED, 15)]
+    assert [(entry.state, entry.credits) for entry in table.plan(ROWS[:1])] == [(SUBMITTED, 15)]
     assert table.sent == 1
 
 
@@ -654,8 +638,8 @@ def test_unknown_outcome_is_sent_again_on_demand(table: Table) -> None:
     (entry,) = table.complete(plan)
 
     assert (todo["adopt_music_task_id"], todo["on_unknown_outcome"]) == (None, "resubmit")
-    assert (entry["state"], entry["music_task_id"]) == (SUBMITTED, ids["a"])
-    assert (entry["credits"], entry["lost_credits"]) == (15, 15)
+    assert (entry.state, entry.music_task_id) == (SUBMITTED, ids["a"])
+    assert (entry.credits, entry.lost_credits) == (15, 15)
     assert table.sent == 2
 
 
@@ -742,7 +726,7 @@ def test_decision_that_is_not_needed_is_a_warning(
         getattr(table, known)(ROWS[0])
     plan = table.plan(ROWS[:1], settle={"a": decision})
 
-    assert [(state, None)] == [(entry["state"], entry["decision"]) for entry in plan]
+    assert [(state, None)] == [(entry.state, entry.decision) for entry in plan]
     assert [todo["on_unknown_outcome"] for todo in rows_to_do(plan)] == (["fail"] if state != STORED else [])
     assert f"settle: a needs no decision, it is {state}" in logged.text
 
@@ -771,9 +755,9 @@ def test_wrong_decision_is_corrected_by_a_later_one(table: Table) -> None:
     wrong = table.plan(ROWS[:1])
     ids = table.work(table.plan(ROWS[:1], "3", settle={"a": lost}), "3")
 
-    assert [entry["music_task_id"] for entry in wrong] == [something_else]
+    assert [entry.music_task_id for entry in wrong] == [something_else]
     assert ids == {"a": lost}
-    assert [entry["music_task_id"] for entry in table.plan(ROWS[:1])] == [lost]
+    assert [entry.music_task_id for entry in table.plan(ROWS[:1])] == [lost]
     assert table.sent == 2
 
 
@@ -795,9 +779,7 @@ def test_failed_row_may_be_settled_by_an_id(table: Table) -> None:
     by_hand = table.hook.create(ROWS[0].body)
     table.work(table.plan(ROWS[:1], settle={"a": by_hand}))
 
-    assert [(entry["state"], entry["music_task_id"]) for entry in table.plan(ROWS[:1])] == [
-        (SUBMITTED, by_hand)
-    ]
+    assert [(entry.state, entry.music_task_id) for entry in table.plan(ROWS[:1])] == [(SUBMITTED, by_hand)]
 
 
 def test_resubmit_beyond_the_limit_leaves_the_row_unknown(table: Table, logged: Log) -> None:
@@ -807,7 +789,7 @@ def test_resubmit_beyond_the_limit_leaves_the_row_unknown(table: Table, logged: 
     table.work(plan, "second")
 
     assert states_of(plan) == [NOT_SUBMITTED, UNKNOWN]
-    assert plan[1]["decision"] is None
+    assert plan[1].decision is None
     assert to_do(plan) == ["a"]
     assert states_of(table.complete(plan)) == [SUBMITTED, UNKNOWN]
     assert "settle: b is not carried out: it is postponed" in logged.text
@@ -833,7 +815,7 @@ def test_manifest_says_what_became_of_each_row(table: Table) -> None:
     plan = table.plan(rows, max_credits=75)
     stored, bought, failed = table.buy(rows[0], "run"), table.buy(rows[1], "run"), table.fail(rows[2], "run")
     table.lose(rows[3], "run")
-    before = json.loads(json.dumps(plan))
+    before = copy.deepcopy(plan)
     manifest = table.complete(plan, a=[track_of(stored, "c1"), track_of(stored, "c2")])
 
     assert states_of(manifest) == [
@@ -845,14 +827,14 @@ def test_manifest_says_what_became_of_each_row(table: Table) -> None:
         POSTPONED,
         STORED,
     ]
-    assert [entry["music_task_id"] for entry in manifest] == [
+    assert [entry.music_task_id for entry in manifest] == [
         *(stored, bought, failed),
         *(None, None, None, done),
     ]
-    assert [len(entry["tracks"]) for entry in manifest] == [2, 0, 0, 0, 0, 0, 1]
-    assert [entry["credits"] for entry in manifest if entry["state"] != FAILED] == [15, 15, None, 0, 0, 15]
-    assert [entry["lost_credits"] for entry in manifest] == [0, 0, 0, 15, 0, 0, 0]
-    assert {frozenset(entry) for entry in manifest} == {
+    assert [len(entry.tracks) for entry in manifest] == [2, 0, 0, 0, 0, 0, 1]
+    assert [entry.credits for entry in manifest if entry.state != FAILED] == [15, 15, None, 0, 0, 15]
+    assert [entry.lost_credits for entry in manifest] == [0, 0, 0, 15, 0, 0, 0]
+    assert {frozenset(entry.as_json(final=True)) for entry in manifest} == {
         frozenset(
             {
                 *("prompt_id", "body", "fingerprint", "state", "music_task_id", "submitted_at"),
@@ -860,17 +842,17 @@ def test_manifest_says_what_became_of_each_row(table: Table) -> None:
             }
         )
     }
-    assert [entry["error"] for entry in manifest] == [
+    assert [entry.error for entry in manifest] == [
         *(
             None,
             WHY[SUBMITTED],
-            manifest[2]["error"],
+            manifest[2].error,
             WHY[UNKNOWN],
             WHY[NOT_SUBMITTED],
         ),
         *(None, None),
     ]
-    assert "ended with 'failed': Generation failed, credits refunded" in manifest[2]["error"]
+    assert "ended with 'failed': Generation failed, credits refunded" in manifest[2].error
     assert before == plan, "the plan is an XCom of another task"
 
 
@@ -898,9 +880,9 @@ def test_row_without_tracks_of_its_own_is_not_stored(
     """The map index may have been another row's, or another purchase's, when its XCom was written."""
     plan = table.plan(ROWS[:1])
     id_ = getattr(table, known)(ROWS[0]) if known else ""
-    (entry,) = complete_plan(plan, {"a": tracks(id_), "b": [track_of(id_)]}, table.folder, table.hook)
+    (entry,) = complete_plan(plan, {"a": tracks(id_), "b": [track_of(id_)]}, table.folder, table.hook.client)
 
-    assert (entry["state"], entry["tracks"]) == (state, [])
+    assert (entry.state, entry.tracks) == (state, [])
 
 
 def test_tracks_of_another_music_task_are_passed_over(table: Table) -> None:
@@ -909,7 +891,7 @@ def test_tracks_of_another_music_task_are_passed_over(table: Table) -> None:
     id_ = table.buy(ROWS[0])
     (entry,) = table.complete(plan, a=[track_of("t9", "c9"), track_of(id_, "c1")])
 
-    assert (entry["state"], entry["tracks"]) == (STORED, [track_of(id_, "c1")])
+    assert (entry.state, entry.tracks) == (STORED, [track_of(id_, "c1")])
 
 
 def test_stored_row_needs_no_api(table: Table) -> None:
@@ -929,7 +911,7 @@ def test_row_that_an_earlier_run_bought_becomes_stored(table: Table) -> None:
     table.work(plan, "second")
     manifest = table.complete(plan, a=[track_of(id_)])
 
-    assert [(entry["state"], entry["credits"]) for entry in manifest] == [(STORED, 15)]
+    assert [(entry.state, entry.credits) for entry in manifest] == [(STORED, 15)]
     assert credits_of_run(manifest, "first") == (15, 0)
     assert credits_of_run(manifest, "second") == (0, 0)
 
@@ -956,7 +938,7 @@ def test_what_is_stored_stays_stored(table: Table) -> None:
     (entry,) = plan = table.plan(ROWS[:1], "second")
     table.complete(plan)
 
-    assert (entry["state"], entry["music_task_id"], entry["tracks"]) == (STORED, id_, [track_of(id_)])
+    assert (entry.state, entry.music_task_id, entry.tracks) == (STORED, id_, [track_of(id_)])
     assert states_of(table.plan(ROWS[:1], "third")) == [STORED]
     assert rows_to_do(plan) == []
     assert table.state.requests.total() == requests
@@ -968,9 +950,7 @@ def test_row_whose_files_are_gone_is_collected_and_not_bought(table: Table, logg
     (Path(table.folder.path) / "c1.mp3").unlink()
     plan = table.plan(ROWS[:1], "second")
 
-    assert [(entry["state"], entry["music_task_id"], entry["tracks"]) for entry in plan] == [
-        (SUBMITTED, id_, [])
-    ]
+    assert [(entry.state, entry.music_task_id, entry.tracks) for entry in plan] == [(SUBMITTED, id_, [])]
     assert table.work(plan, "second") == {"a": id_}
     assert table.sent == 1
     assert "a: the files of c1 are gone from" in logged.text
@@ -996,7 +976,7 @@ def test_tracks_of_an_earlier_purchase_are_not_those_of_a_later_one(table: Table
     table.create("a", ROWS[0].body, adopt_music_task_id=other)
     (entry,) = table.plan(ROWS[:1])
 
-    assert (entry["state"], entry["music_task_id"], entry["tracks"]) == (SUBMITTED, other, [])
+    assert (entry.state, entry.music_task_id, entry.tracks) == (SUBMITTED, other, [])
 
 
 @pytest.mark.parametrize(
@@ -1038,7 +1018,7 @@ def test_thousands_of_rows_are_planned_with_one_listing(
     table.buy(ROWS[0])
     calls = Counter[str]()
     monkeypatch.setattr(storage, "_check", lambda method: calls.update([method]))
-    plan = table.plan([*ROWS, *(row_of(f"row-{number}") for number in range(2000))], look=False)
+    plan = table.plan([*ROWS, *(row_of(f"row-{number}") for number in range(2000))], ahead=False)
 
     assert len(plan) == 2004
     assert calls == {"ls": 1, "read": 1}

@@ -39,7 +39,8 @@ from musicapi_provider.exceptions import (
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.prompt_table import run as table_run
 from musicapi_provider.prompt_table.buyer import LOST_IN_A_ROW, REFUSED_IN_A_ROW, TableSettings
-from musicapi_provider.prompt_table.plan import FAILED, POSTPONED, RESUBMIT, STORED, plan_rows
+from musicapi_provider.prompt_table.plan import plan_rows
+from musicapi_provider.prompt_table.row import Resubmit, Row
 from musicapi_provider.prompt_table.run import TableRun, store_each
 from musicapi_provider.purchases import (
     KEY,
@@ -56,7 +57,7 @@ from musicapi_provider.storage.partial import INCOMPLETE
 from musicapi_provider.waiting import pace, poller
 from tests.conftest import QUICK
 from tests.s3 import s3_bucket as s3_bucket
-from tests.states import NOT_SUBMITTED, SUBMITTED, UNKNOWN
+from tests.states import FAILED, NOT_SUBMITTED, POSTPONED, RESUBMIT, STORED, SUBMITTED, UNKNOWN
 from tests.unit.prompt_table.test_plan import CHEAP, row_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 
 POST = "POST /sonic/create"
 GET_TASK = "GET /sonic/task/{task_id}"
-Plan = list[dict[str, Any]]
+Plan = list[Row]
 ROWS = [row_of(name) for name in "abcd"]
 #: Seconds by which a later try begins later: records know whole seconds.
 LATER = 2.0
@@ -181,7 +182,9 @@ class Table:
 
     def plan(self, rows: list[PromptRow] = ROWS, run_id: str = "run", **arguments: Any) -> Plan:
         """Plan a run."""
-        return plan_rows(rows, self.folder, self.hook, run_id=run_id, look=False, **arguments)
+        return plan_rows(
+            rows, self.folder, self.hook.client, self.hook.account, run_id=run_id, ahead=False, **arguments
+        )
 
     def work(self, plan: Plan, **arguments: Any) -> TableRun:
         """Work off a plan, in a process that ends with it."""
@@ -192,7 +195,7 @@ class Table:
         plan: Plan,
         *,
         hand_over: bool = False,
-        look_first: frozenset[str] | None = None,
+        poll_first: frozenset[str] | None = None,
         run_id: str = "run",
         retries: Any = QUICK,
         store: type[TrackStore] = TrackStore,
@@ -212,7 +215,7 @@ class Table:
                 tracks.remove_leftovers()
                 run = TableRun(plan, TableSettings(self.folder, **{**defaults, **settings}), client, tracks)
                 looker = MusicAPIAsyncClient(self.client_settings, retries=QUICK)
-                await run.run(looker, hand_over=hand_over, look_first=look_first)
+                await run.run(looker, hand_over=hand_over, poll_first=poll_first)
         finally:
             client.close()
             self.storage.life = Life()
@@ -265,10 +268,10 @@ class Table:
     def check_stored_once(self, rows: list[PromptRow] = ROWS) -> None:
         """Every row is paid for and stored once, and nothing else is there."""
         plan = self.plan(rows)
-        clips = [track["clip_id"] for entry in plan for track in entry["tracks"]]
+        clips = [track["clip_id"] for entry in plan for track in entry.tracks]
         audio = [name for name in self.files() if name.endswith(".mp3")]
 
-        assert [entry["state"] for entry in plan] == [STORED] * len(rows)
+        assert [entry.state for entry in plan] == [STORED] * len(rows)
         assert len(set(clips)) == len(clips) == 2 * len(rows)
         assert sorted(audio) == sorted(f"{clip_id}.mp3" for clip_id in clips)
         assert not [name for name in self.files() if name.startswith(INCOMPLETE)]
@@ -311,12 +314,12 @@ def table(make_table: Callable[..., Table]) -> Table:
 
 def states_of(plan: Plan) -> dict[str, str]:
     """Return the states by row."""
-    return {entry["prompt_id"]: entry["state"] for entry in plan}
+    return {entry.prompt_id: entry.state for entry in plan}
 
 
 def through_json(plan: Plan) -> Plan:
     """Return what another process reads in the manifest."""
-    return list(json.loads(json.dumps(plan)))
+    return [Row.from_json(json.loads(json.dumps(row.as_json()))) for row in plan]
 
 
 # -- the whole way -------------------------------------------------------------------------------------------
@@ -331,11 +334,9 @@ def test_every_row_is_bought_in_order_and_stored_once(table: Table) -> None:
 
     assert order == [f"about {name}" for name in "abcd"]
     assert set(states_of(plan).values()) == {STORED}
-    assert [entry["music_task_id"] for entry in plan] == list(table.state.jobs)
-    assert [(entry["credits"], entry["error"], entry["retryable"]) for entry in plan] == [
-        (15, None, False)
-    ] * 4
-    assert [entry["tracks"] for entry in again] == [entry["tracks"] for entry in plan]
+    assert [entry.music_task_id for entry in plan] == list(table.state.jobs)
+    assert [(entry.credits, entry.error, entry.retryable) for entry in plan] == [(15, None, False)] * 4
+    assert [entry.tracks for entry in again] == [entry.tracks for entry in plan]
     assert table.state.requests.total() == 0
     table.check_stored_once()
 
@@ -360,10 +361,13 @@ def test_real_storages_hold_every_row_once(
 def test_sidecar_says_what_was_ordered_and_paid(table: Table) -> None:
     """Prompt, body, ids, cost, time and run stand beside the audio."""
     (entry,) = table.run(ROWS[:1], about={"run_id": "manual__1"})
-    sidecar = json.loads((table.folder / f"{entry['tracks'][0]['clip_id']}.json").read_bytes())
+    sidecar = json.loads((table.folder / f"{entry.tracks[0]['clip_id']}.json").read_bytes())
 
     assert sidecar["about"] == {
-        **{name: entry[name] for name in ("prompt_id", "body", "fingerprint", "submitted_at", "credits")},
+        **{
+            name: getattr(entry, name)
+            for name in ("prompt_id", "body", "fingerprint", "submitted_at", "credits")
+        },
         "run_id": "manual__1",
     }
 
@@ -374,7 +378,7 @@ def test_rows_of_the_same_words_are_two_songs(table: Table) -> None:
     plan = table.run(rows)
 
     assert table.booked == {"the same": 2}
-    assert plan[0]["music_task_id"] != plan[1]["music_task_id"]
+    assert plan[0].music_task_id != plan[1].music_task_id
     table.check_stored_once(rows)
 
 
@@ -449,17 +453,17 @@ def test_waiting_is_handed_over_and_taken_up_again(table: Table, monkeypatch: py
     table.state.scenario("running", match="about d")
     plan = table.plan()
     run = table.work(plan, hand_over=True)
-    in_flight = [entry["prompt_id"] for entry in run.in_flight]
+    in_flight = [entry.prompt_id for entry in run.in_flight]
     done = table.ids_of("b")
     table.state.finish(done[0])
     resumed = through_json(plan)
-    run = table.work(resumed, hand_over=True, look_first=frozenset(done), poll_interval=60.0)
+    run = table.work(resumed, hand_over=True, poll_first=frozenset(done), poll_interval=60.0)
     stored = states_of(resumed)
     looks = table.state.jobs[table.ids_of("d")[0]].reads
 
     assert in_flight == ["b", "d"]
     assert stored == {"a": STORED, "b": STORED, "c": STORED, "d": SUBMITTED}
-    assert [entry["prompt_id"] for entry in run.in_flight] == ["d"]
+    assert [entry.prompt_id for entry in run.in_flight] == ["d"]
     assert looks == table.state.jobs[table.ids_of("d")[0]].reads
     assert table.sent == 4
 
@@ -509,7 +513,7 @@ def test_stop_is_handed_over_too(table: Table) -> None:
         UNKNOWN: 3,
         NOT_SUBMITTED: 5,
     }
-    assert all("not bought" in entry["error"] for entry in resumed[4:])
+    assert all("not bought" in entry.error for entry in resumed[4:])
 
 
 def test_what_ended_while_nobody_looked_is_collected(table: Table) -> None:
@@ -520,12 +524,12 @@ def test_what_ended_while_nobody_looked_is_collected(table: Table) -> None:
     table.state.finish(table.ids_of("a")[0])
     resumed = through_json(plan)
     for entry in resumed:
-        entry["submitted_at"] = "2024-01-01T00:00:00+00:00"
-    table.work(resumed, timeout=60.0, started=1704067200.0, look_first=frozenset())
+        entry.submitted_at = "2024-01-01T00:00:00+00:00"
+    table.work(resumed, timeout=60.0, started=1704067200.0, poll_first=frozenset())
 
     assert states_of(resumed) == {"a": STORED, "b": SUBMITTED}
-    assert "still running" in resumed[1]["error"]
-    assert "not looked at yet" not in resumed[1]["error"]
+    assert "still running" in resumed[1].error
+    assert "not looked at yet" not in resumed[1].error
 
 
 # -- what may become of a row --------------------------------------------------------------------------------
@@ -540,8 +544,8 @@ def test_failed_row_is_left_to_a_later_try_which_buys_it_once(table: Table) -> N
     third_sent = table.sent
     third = table.run(started=time.time() + 2 * LATER)
 
-    assert (states_of(first)["b"], first[1]["retryable"], first[1]["credits"]) == (FAILED, True, 0)
-    assert "Generation failed" in first[1]["error"]
+    assert (states_of(first)["b"], first[1].retryable, first[1].credits) == (FAILED, True, 0)
+    assert "Generation failed" in first[1].error
     assert (sent, third_sent, table.sent) == (4, 5, 6)
     assert states_of(second)["b"] == FAILED
     assert set(states_of(third).values()) == {STORED}
@@ -566,7 +570,7 @@ def test_api_that_changes_its_mind_does_not_make_a_circle(table: Table) -> None:
         looker = MusicAPIAsyncClient(table.client_settings, retries=QUICK)
         asyncio.run(asyncio.wait_for(run.run(looker, hand_over=False), 5))
 
-    assert (plan[0]["state"], plan[0]["retryable"]) == (FAILED, True)
+    assert (plan[0].state, plan[0].retryable) == (FAILED, True)
     assert table.sent == 1
 
 
@@ -576,7 +580,7 @@ def test_refunded_credits_may_be_spent_again(table: Table) -> None:
     plan = table.plan()
     table.work(plan, max_credits=60.0)
     again = table.plan()
-    table.work(again, started=time.time() + LATER, max_credits=0.0)  # 60 less what four rows cost
+    table.work(again, started=time.time() + LATER, max_credits=60.0)
 
     assert set(states_of(again).values()) == {STORED}
     assert table.booked == {**dict.fromkeys("abcd", 1), "b": 2}
@@ -612,8 +616,8 @@ def test_refused_row_keeps_no_other_from_its_tracks(
     again = table.again()
 
     assert states_of(plan) == {"a": STORED, "b": state, "c": STORED, "d": STORED}
-    assert says in plan[1]["error"]
-    assert not plan[1]["retryable"]
+    assert says in plan[1].error
+    assert not plan[1].retryable
     assert states_of(again)["b"] == state
     assert table.booked == {name: 1 for name in "abcd" if name != "b" or scenario == "forbidden"}
     assert table.sent - sent == (0 if scenario == "forbidden" else 1)
@@ -629,9 +633,9 @@ def test_partial_result(table: Table, strict: bool, state: str, tracks: int) -> 
     plan = table.run(fail_on_partial=strict)
     again = table.again()
 
-    assert (states_of(plan)["b"], len(plan[1]["tracks"])) == (state, tracks)
-    assert ("1 of 2 clips" in str(plan[1]["error"])) is strict
-    assert (states_of(again)["b"], len(again[1]["tracks"])) == (STORED, 1)
+    assert (states_of(plan)["b"], len(plan[1].tracks)) == (state, tracks)
+    assert ("1 of 2 clips" in str(plan[1].error)) is strict
+    assert (states_of(again)["b"], len(again[1].tracks)) == (STORED, 1)
     assert table.sent == 4
 
 
@@ -643,8 +647,8 @@ def test_row_that_runs_out_of_time_is_collected_by_a_later_try(table: Table) -> 
     table.state.finish(table.ids_of("b")[0])
     again = table.again()
 
-    assert (states_of(plan)["b"], plan[1]["retryable"]) == (SUBMITTED, False)
-    assert "still running" in plan[1]["error"]
+    assert (states_of(plan)["b"], plan[1].retryable) == (SUBMITTED, False)
+    assert "still running" in plan[1].error
     assert run.in_flight == []
     assert set(states_of(again).values()) == {STORED}
     assert table.sent == 4
@@ -658,7 +662,7 @@ def test_unknown_music_task_is_left_alone(table: Table, monkeypatch: pytest.Monk
     again = table.again()
 
     assert states_of(plan)["b"] == states_of(again)["b"] == SUBMITTED
-    assert "does not know music task" in again[1]["error"]
+    assert "does not know music task" in again[1].error
     assert table.sent == 4
 
 
@@ -672,8 +676,8 @@ def test_lost_answer_leaves_its_row_alone(table: Table) -> None:
     again = table.again(run_id="tomorrow")
 
     assert states_of(plan) == states_of(again) == {"a": STORED, "b": UNKNOWN, "c": STORED, "d": STORED}
-    assert "Evidence" in plan[1]["error"]
-    assert (plan[1]["retryable"], plan[1]["credits"], plan[1]["lost_credits"]) == (False, None, 15)
+    assert "Evidence" in plan[1].error
+    assert (plan[1].retryable, plan[1].credits, plan[1].lost_credits) == (False, None, 15)
     assert table.sent == 4
 
 
@@ -691,7 +695,7 @@ def test_three_lost_answers_in_a_row_stop_the_buying(table: Table) -> None:
         *[NOT_SUBMITTED] * 4,
     ]
     assert isinstance(run.stopped, MusicAPIAmbiguousSubmitError)
-    assert all("not bought" in entry["error"] and not entry["retryable"] for entry in plan[4:])
+    assert all("not bought" in entry.error and not entry.retryable for entry in plan[4:])
     assert table.sent == 1 + LOST_IN_A_ROW
 
 
@@ -722,9 +726,9 @@ def test_policy_resubmit_sends_again_in_the_next_try(table: Table) -> None:
     sent = table.sent
     second = table.again(on_unknown_outcome=UnknownOutcome.RESUBMIT)
 
-    assert (states_of(first)["b"], first[1]["retryable"]) == (UNKNOWN, True)
+    assert (states_of(first)["b"], first[1].retryable) == (UNKNOWN, True)
     assert (sent, table.sent) == (4, 5)
-    assert (second[1]["state"], second[1]["credits"], second[1]["lost_credits"]) == (STORED, 15, 15)
+    assert (second[1].state, second[1].credits, second[1].lost_credits) == (STORED, 15, 15)
 
 
 def test_record_decides_whatever_the_plan_says(table: Table) -> None:
@@ -735,7 +739,7 @@ def test_record_decides_whatever_the_plan_says(table: Table) -> None:
     table.work(old)
 
     assert states_of(old) == {"a": STORED, "b": UNKNOWN}
-    assert "An earlier try was about to send" in old[1]["error"]
+    assert "An earlier try was about to send" in old[1].error
     assert table.sent == 2
 
 
@@ -747,8 +751,8 @@ def test_decision_settles_a_lost_answer(table: Table, decision: str) -> None:
     (lost,) = table.ids_of("b")
     plan = table.again(settle={"b": lost if decision == "its-id" else decision}, run_id="next")
 
-    assert (plan[1]["state"], plan[1]["decision"], plan[1]["credits"]) == (STORED, None, 15)
-    assert (plan[1]["music_task_id"] == lost) is (decision == "its-id")
+    assert (plan[1].state, plan[1].decision, plan[1].credits) == (STORED, None, 15)
+    assert (plan[1].music_task_id == lost) is (decision == "its-id")
     assert table.booked["b"] == (1 if decision == "its-id" else 2)
     table.state.requests.clear()
     table.run(settle={"b": decision if decision == RESUBMIT else lost})
@@ -766,11 +770,11 @@ def test_decision_to_send_again_is_carried_out_once(table: Table) -> None:
     last = table.run(settle={"b": RESUBMIT}, run_id="last")
     table.work(old, run_id="last")  # as a resumed task may, whose worker died
 
-    assert (retry[1]["state"], retry[1]["retryable"]) == (UNKNOWN, False)
-    assert "was sent again in this run" in retry[1]["error"]
+    assert (retry[1].state, retry[1].retryable) == (UNKNOWN, False)
+    assert "was sent again in this run" in retry[1].error
     assert (sent, table.sent) == (5, 6)
-    assert (last[1]["state"], last[1]["lost_credits"]) == (STORED, 30)
-    assert old[1]["music_task_id"] == last[1]["music_task_id"]
+    assert (last[1].state, last[1].lost_credits) == (STORED, 30)
+    assert old[1].music_task_id == last[1].music_task_id
 
 
 @pytest.mark.parametrize("before", [NOT_SUBMITTED, SUBMITTED, FAILED, STORED])
@@ -786,8 +790,8 @@ def test_decision_about_a_row_that_needs_none(table: Table, before: str) -> None
     (adopted,) = table.again(ROWS[:1], settle={"a": job.task_id})
     (entry,) = table.again(ROWS[:1], settle={"a": RESUBMIT})
 
-    assert adopted["state"] == entry["state"] == STORED
-    assert adopted["music_task_id"] == (own[0] if before == STORED else job.task_id)
+    assert adopted.state == entry.state == STORED
+    assert adopted.music_task_id == (own[0] if before == STORED else job.task_id)
     assert table.ids_of("a") == own
 
 
@@ -802,8 +806,8 @@ def test_adopted_music_task_that_failed_is_bought_anew_by_the_next_try(table: Ta
     table.age()
     second = table.run(ROWS[:1], settle={"a": lost})
 
-    assert (first[0]["state"], first[0]["retryable"]) == (FAILED, True)
-    assert second[0]["state"] == STORED
+    assert (first[0].state, first[0].retryable) == (FAILED, True)
+    assert second[0].state == STORED
     assert table.booked["a"] == 2
 
 
@@ -840,7 +844,7 @@ def test_refusals_without_end_leave_the_rest_to_a_later_try(table: Table) -> Non
 
     assert isinstance(run.stopped, MusicAPIThrottledError)
     assert set(states_of(plan).values()) == {NOT_SUBMITTED}
-    assert all(entry["retryable"] and "HTTP 429" in entry["error"] for entry in plan)
+    assert all(entry.retryable and "HTTP 429" in entry.error for entry in plan)
     assert table.sent == REFUSED_IN_A_ROW
     assert not [name for name in table.files() if name.startswith(PURCHASES)]
 
@@ -852,7 +856,7 @@ def test_unreachable_api_stops_the_buying(table: Table, refusing_url: str) -> No
     run = table.work(plan, retries=ONCE)
 
     assert isinstance(run.stopped, MusicAPINotSentError)
-    assert all(entry["retryable"] for entry in plan)
+    assert all(entry.retryable for entry in plan)
     assert set(states_of(table.plan()).values()) == {NOT_SUBMITTED}
 
 
@@ -866,7 +870,7 @@ def test_account_that_cannot_pay_is_asked_once(table: Table, scenario: str) -> N
     plan = table.run()
 
     assert list(states_of(plan).values()) == [STORED, *[NOT_SUBMITTED] * 3]
-    assert all("not bought" in entry["error"] and not entry["retryable"] for entry in plan[1:])
+    assert all("not bought" in entry.error and not entry.retryable for entry in plan[1:])
     assert table.sent == 2
 
 
@@ -906,8 +910,8 @@ def test_key_that_is_revoked_in_the_middle_loses_nothing(table: Table) -> None:
         NOT_SUBMITTED,
     ]
     assert isinstance(run.stopped, MusicAPIAuthError)
-    assert all("does not accept the key" in entry["error"] for entry in plan[1:])
-    assert not any(entry["retryable"] for entry in plan)
+    assert all("does not accept the key" in entry.error for entry in plan[1:])
+    assert not any(entry.retryable for entry in plan)
     assert set(states_of(again).values()) == {STORED}
     assert table.booked == dict.fromkeys("abcd", 1)
 
@@ -930,7 +934,7 @@ def test_limit_ends_the_buying_in_the_middle(table: Table, limit: float, bought:
     table.work(plan, max_credits=float(limit))
 
     assert list(states_of(plan).values()) == [STORED] * bought + [POSTPONED] * (4 - bought)
-    assert not any(entry["error"] for entry in plan)
+    assert not any(entry.error for entry in plan)
     assert table.sent == bought
 
 
@@ -949,7 +953,7 @@ def test_what_costs_nothing_is_not_postponed(table: Table) -> None:
     table.run(ROWS[2:])
     lost = table.ids_of("c")[0]
     plan = table.plan(settle={"c": lost, "d": RESUBMIT})
-    table.work(plan, started=time.time() + LATER, max_credits=15.0)
+    table.work(plan, started=time.time() + LATER, max_credits=45.0)  # of which 30 are perhaps spent
 
     assert states_of(plan) == {"a": STORED, "b": POSTPONED, "c": STORED, "d": UNKNOWN}
     assert table.booked == {"a": 1, "c": 1, "d": 1}
@@ -965,9 +969,9 @@ def test_storage_that_is_away_for_a_moment_costs_no_row(table: Table, kind: str,
     table.before_create = lambda: table.storage.failures.update({kind: times})
     plan = table.run()
 
-    assert set(states_of(plan).values()) == {STORED}, [entry["error"] for entry in plan]
+    assert set(states_of(plan).values()) == {STORED}, [entry.error for entry in plan]
     assert table.booked == dict.fromkeys("abcd", 1)
-    assert [entry["music_task_id"] for entry in plan] == list(table.state.jobs)
+    assert [entry.music_task_id for entry in plan] == list(table.state.jobs)
     table.storage.failures.clear()
     table.check_stored_once()
 
@@ -981,7 +985,7 @@ def test_storage_that_is_away_before_a_purchase_is_no_unknown_outcome(table: Tab
 
     assert set(states_of(plan).values()) == {NOT_SUBMITTED}
     assert isinstance(run.stopped, MusicAPINotSentError)
-    assert all(entry["retryable"] for entry in plan)
+    assert all(entry.retryable for entry in plan)
     assert table.sent == 0
 
 
@@ -1002,10 +1006,10 @@ def test_purchase_whose_record_cannot_be_written_is_stored_all_the_same(table: T
     resumed = through_json(plan)
     table.work(resumed)
 
-    assert [entry["music_task_id"] for entry in run.in_flight] == [id_]
+    assert [entry.music_task_id for entry in run.in_flight] == [id_]
     assert f"Music task {id_} is bought" in logged.text
     assert unrecorded.state == UNKNOWN
-    assert (resumed[0]["state"], resumed[0]["credits"]) == (STORED, 15)
+    assert (resumed[0].state, resumed[0].credits) == (STORED, 15)
     table.check_stored_once(ROWS[:1])
     assert table.sent == 1
 
@@ -1015,13 +1019,13 @@ def test_record_that_somebody_spoilt_meanwhile_is_not_overwritten(table: Table) 
     table.state.scenario("running")
     plan = table.plan(ROWS[:1])
     table.work(plan, hand_over=True)
-    path = table.folder / PURCHASES / record_name("a", plan[0]["fingerprint"])
+    path = table.folder / PURCHASES / record_name("a", plan[0].fingerprint)
     path.write_bytes(b'{"half')
     table.state.finish(table.ids_of("a")[0])
     table.work(plan)
 
     assert path.read_bytes() == b'{"half'
-    assert "unreadable" in plan[0]["error"]
+    assert "unreadable" in plan[0].error
     assert sum(name.endswith(".mp3") for name in table.files()) == 2
 
 
@@ -1032,8 +1036,8 @@ def test_download_that_always_fails_is_collected_by_a_later_try(table: Table) ->
     table.state.clear_scenarios()
     again = table.again()
 
-    assert (states_of(plan)["b"], plan[1]["retryable"]) == (SUBMITTED, True)
-    assert "2 tracks could not be stored" in plan[1]["error"]
+    assert (states_of(plan)["b"], plan[1].retryable) == (SUBMITTED, True)
+    assert "2 tracks could not be stored" in plan[1].error
     assert set(states_of(again).values()) == {STORED}
     table.check_stored_once()
     assert table.sent == 4
@@ -1058,7 +1062,7 @@ def test_half_of_a_row_is_kept_when_the_other_half_fails(table: Table) -> None:
     audio = [name for name in table.files() if name.endswith(".mp3")]
     table.again(ROWS[:1])
 
-    assert "1 tracks could not be stored, 1 are" in plan[0]["error"]
+    assert "1 tracks could not be stored, 1 are" in plan[0].error
     assert len(audio) == 1
     table.check_stored_once(ROWS[:1])
 
@@ -1074,7 +1078,7 @@ def test_nothing_more_is_bought_while_nothing_can_be_stored(table: Table) -> Non
 
     assert isinstance(run.stopped, MusicAPIStorageError)
     assert 8 <= Counter(states_of(plan).values())[SUBMITTED] <= 10
-    assert all(entry["retryable"] for entry in plan)
+    assert all(entry.retryable for entry in plan)
     assert set(states_of(again).values()) == {STORED}
     assert set(table.booked.values()) == {1}
 
@@ -1082,7 +1086,7 @@ def test_nothing_more_is_bought_while_nothing_can_be_stored(table: Table) -> Non
 def test_files_that_are_gone_are_collected_again(table: Table) -> None:
     """Downloading is free."""
     plan = table.run()
-    table.storage.rm_file(f"{table.folder.path}/{plan[1]['tracks'][0]['clip_id']}.mp3")
+    table.storage.rm_file(f"{table.folder.path}/{plan[1].tracks[0]['clip_id']}.mp3")
     table.again()
 
     table.check_stored_once()
@@ -1114,7 +1118,7 @@ async def test_create_that_is_under_way_is_recorded_when_the_task_is_ended(table
         await working
 
     assert table.standing_of(ROWS[0]).music_task_id == table.ids_of("a")[0]
-    assert (plan[0]["state"], table.sent) == (SUBMITTED, 1)
+    assert (plan[0].state, table.sent) == (SUBMITTED, 1)
 
 
 class TaskTimeoutError(BaseException):
@@ -1138,7 +1142,7 @@ async def test_download_that_is_under_way_is_recorded_when_the_task_is_ended(tab
     with pytest.raises(asyncio.CancelledError):
         await working
 
-    assert plan[0]["state"] == STORED
+    assert plan[0].state == STORED
     assert await asyncio.to_thread(table.plan, ROWS[:1])
     table.check_stored_once(ROWS[:1])
 
@@ -1165,8 +1169,8 @@ def test_defect_of_ours_ends_the_run_and_loses_nothing(table: Table) -> None:
 
 def settle_all(table: Table, plan: Plan) -> dict[str, str]:
     """Return what a careful human decides about unknown outcomes, with a look into the account."""
-    unknown = [entry["prompt_id"] for entry in plan if entry["state"] == UNKNOWN]
-    recorded = {entry["music_task_id"] for entry in plan}
+    unknown = [entry.prompt_id for entry in plan if entry.state == UNKNOWN]
+    recorded = {entry.music_task_id for entry in plan}
     found = {name: [id_ for id_ in table.ids_of(name) if id_ not in recorded] for name in unknown}
     return {name: ids[-1] if ids else RESUBMIT for name, ids in found.items()}
 
@@ -1182,12 +1186,12 @@ def test_process_may_die_at_any_instant(make_table: Callable[..., Table]) -> Non
         died, table.life = table.life.is_over, Life()
         before = table.booked
         second = table.again(rows)
-        unknown = [entry["prompt_id"] for entry in second if entry["state"] == UNKNOWN]
+        unknown = [entry.prompt_id for entry in second if entry.state == UNKNOWN]
         assert len(unknown) <= 1, "one create at a time"
         assert {name: n for name, n in table.booked.items() if name in unknown} == {
             name: n for name, n in before.items() if name in unknown
         }
-        assert all(entry["state"] == STORED for entry in second if entry["prompt_id"] not in unknown)
+        assert all(entry.state == STORED for entry in second if entry.prompt_id not in unknown)
 
         settle, started = settle_all(table, second), time.time() + 2 * LATER
         table.run(rows, settle=settle, started=started, run_id="next")
@@ -1241,8 +1245,8 @@ class Story:
         plan = self._plan(one)
         policy = UnknownOutcome.RESUBMIT if one["resubmits"] else UnknownOutcome.FAIL
         for entry in plan if plan else []:
-            if entry["state"] == UNKNOWN and (entry["decision"] == RESUBMIT or one["resubmits"]):
-                self.allowed[entry["prompt_id"]] += 1
+            if entry.state == UNKNOWN and (entry.decision == Resubmit() or one["resubmits"]):
+                self.allowed[entry.prompt_id] += 1
         table.life = Life(one["dies_after"])
         table.storage.failures.update(one["failures"])
         with suppress(ProcessDiedError, MusicAPIError, OSError):
@@ -1280,7 +1284,7 @@ class Story:
     def check(self) -> None:
         """Compare what was booked with what is known."""
         for entry, row in zip(self.table.plan(self.rows), self.rows, strict=True):
-            name = entry["prompt_id"]
+            name = entry.prompt_id
             ids = self.table.ids_of(name)
             refunded = sum(self.table.state.jobs[id_].refunded for id_ in ids)
             record = self._record(row)
@@ -1288,11 +1292,11 @@ class Story:
             lost = set(ids) - known
 
             assert len(ids) <= 1 + refunded + self.allowed[name], f"{name} was paid twice"
-            assert not lost or entry["state"] == UNKNOWN or record.get("lost_at"), f"{name} was forgotten"
-            assert len(lost) <= len(record.get("lost_at", ())) + (entry["state"] == UNKNOWN)
-            assert name not in self.done or entry["state"] == STORED, f"{name} was done"
+            assert not lost or entry.state == UNKNOWN or record.get("lost_at"), f"{name} was forgotten"
+            assert len(lost) <= len(record.get("lost_at", ())) + (entry.state == UNKNOWN)
+            assert name not in self.done or entry.state == STORED, f"{name} was done"
             assert name not in self.done or len(ids) == self.paid[name], f"{name} was bought again"
-            if entry["state"] == STORED:
+            if entry.state == STORED:
                 self.done.add(name)
                 self.paid[name] = len(ids)
 

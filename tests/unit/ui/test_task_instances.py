@@ -14,6 +14,7 @@ from include.local.stack import connection_json
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink, music_tasks_url
 from musicapi_provider.links.pages import manifest_path
+from musicapi_provider.prompt_table import Row
 from musicapi_provider.prompt_table.manifest import write_manifest_file
 from tests.unit.ui.conftest import RUN
 
@@ -36,9 +37,7 @@ def write(leave: Callable[..., None]) -> Callable[..., str]:
     """Return a function that writes a manifest as a table's task does, and returns its URI."""
 
     def manifest(folder: str, *, key: str = "return_value", **place: Any) -> str:
-        uri = write_manifest_file(
-            ObjectStoragePath(folder), "run-1a2b3c4d", [{"prompt_id": "row-1", "body": {}}], parquet=False
-        )
+        uri = write_manifest_file(ObjectStoragePath(folder), "run-1a2b3c4d", [Row("row-1")], final=False)
         leave(xcoms.DESTINATION, folder, **place)
         leave(key, {"manifest": uri, "rows": 1}, **place)
         return uri
