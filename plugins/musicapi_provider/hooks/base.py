@@ -19,8 +19,8 @@ from airflow.sdk.log import amask_secret, mask_secret
 
 from musicapi_provider.api.async_client import MusicAPIAsyncClient
 from musicapi_provider.api.client import MusicAPIClient, new_session
+from musicapi_provider.api.failure import failure_of
 from musicapi_provider.api.settings import DEFAULT_CONN_ID, ClientSettings, RetrySettings
-from musicapi_provider.api.verdict import State, judge
 from musicapi_provider.exceptions import MusicAPIAuthError, MusicAPIConfigurationError, MusicAPIError
 from musicapi_provider.hooks.connection import settings_from
 from musicapi_provider.waiting.wait import wait_for_tracks
@@ -203,13 +203,7 @@ class MusicAPIBaseHook(BaseHook):
 
         :return: The API's reason; ``None`` while it runs, when it succeeded, and when nobody can say.
         """
-        try:
-            task = self.get_task(music_task_id)
-        except MusicAPIError as error:
-            self.log.warning("Cannot look at music task %s: %s", music_task_id, error)
-            return None
-        verdict = judge(task, allow_http=self.settings.allow_http_audio)
-        return "; ".join(verdict.failures) if verdict.state is State.FAILED else None
+        return failure_of(self.client, music_task_id)
 
     def fresh_tracks(self, music_task_id: str) -> list[dict[str, Any]]:
         """Return a music task's clips as they are now, lyrics and fresh URLs included; free."""

@@ -114,7 +114,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
     :param min_success: Share of the rows, postponed ones aside, that must have their tracks, 0 to 1. Default
         1: a single row without tracks fails the task, after everything else is stored.
     :param timeout: Seconds that each music task may take, in each try. Default 30 minutes.
-    :param poll_interval: Seconds between looks. Default: the connection's, else adaptive.
+    :param poll_interval: Seconds between polls. Default: the connection's, else adaptive.
     :param deferrable: Wait in the triggerer. Default: Airflow's ``default_deferrable``.
     :param fail_on_partial: Store nothing of a row when one of its clips failed. Default: store the others.
     :param store_cover: Also store cover images.
@@ -282,7 +282,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
             # With rows still to buy, half of the places that are taken must be free to be worth a worker.
             enough=math.ceil(len(in_flight) / 2) if run.to_buy else len(in_flight),
             collect_time=now + COLLECT_EVERY,
-            first_look_time=now + FIRST_LOOK_OF_TRIGGER,
+            first_poll_time=now + FIRST_LOOK_OF_TRIGGER,
             poll_interval=self.poll_interval,
         )
         # Airflow gets no timeout: its own skips execute_complete. The trigger keeps the deadlines.

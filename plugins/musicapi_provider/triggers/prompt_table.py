@@ -19,7 +19,7 @@ from musicapi_provider.waiting.wait import Wait
 if TYPE_CHECKING:
     from musicapi_provider.waiting.poller import Poller
 
-#: The closed set of event statuses: some music tasks are worth a look; the API refuses to tell anything.
+#: The closed set of event statuses: some music tasks may be final; the API refuses to tell anything.
 STATUSES = frozenset({"finished", "error"})
 
 
@@ -27,7 +27,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
     """
     Yield one event when enough music tasks are final, so that their tracks can be stored.
 
-    The event is a hint: whoever resumes looks again. It carries ids and the manifest's name, neither key nor
+    The event is a hint: whoever resumes polls again. It carries ids and the manifest's name, neither key nor
     tracks.
 
     :param waits: Music task id -> when its wait began (epoch seconds) and how long it may take (seconds).
@@ -37,9 +37,9 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
     :param enough: Finished music tasks that end the wait at once.
     :param collect_time: Epoch seconds from which on a single one is enough: results are stored while others
         still run.
-    :param first_look_time: Epoch seconds before which nothing is looked at and no event is yielded: an early
+    :param first_poll_time: Epoch seconds before which nothing is polled and no event is yielded: an early
         event meets Airflow's deferral race (``airflow-notes.md``).
-    :param poll_interval: Seconds between looks; ``None``: the connection's, else adaptive.
+    :param poll_interval: Seconds between polls; ``None``: the connection's, else adaptive.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
         about: Mapping[str, Any],
         enough: int,
         collect_time: float,
-        first_look_time: float = 0.0,
+        first_poll_time: float = 0.0,
         poll_interval: float | None = None,
     ) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
         self.about = dict(about)
         self.enough = enough
         self.collect_time = collect_time
-        self.first_look_time = first_look_time
+        self.first_poll_time = first_poll_time
         self.poll_interval = poll_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -69,7 +69,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
             "about": self.about,
             "enough": self.enough,
             "collect_time": self.collect_time,
-            "first_look_time": self.first_look_time,
+            "first_poll_time": self.first_poll_time,
             "poll_interval": self.poll_interval,
         }
         return "musicapi_provider.triggers.prompt_table.MusicAPIPromptTableTrigger", arguments
@@ -81,7 +81,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
             event: dict[str, Any] = {"status": "finished", "finished": finished}
         except MusicAPIError as error:
             event = {"status": "error", "error": type(error).__name__, "message": str(error)}
-        await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
+        await asyncio.sleep(max(0.0, self.first_poll_time - time.time()))
         yield TriggerEvent({**event, "about": self.about})
 
     async def _finished(self) -> list[str]:
@@ -102,7 +102,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
     async def _wait(self, poller: Poller, id_: str) -> None:
         since, timeout = self.waits[id_]
         wait = Wait([id_], timeout, since, quiet=True)
-        await poller.wait(wait, poll_interval=self.poll_interval, first_look=self.first_look_time)
+        await poller.wait(wait, poll_interval=self.poll_interval, first_look=self.first_poll_time)
 
     async def _enough_of(self, waiting: Mapping[asyncio.Task[None], str]) -> list[str]:
         finished: list[str] = []

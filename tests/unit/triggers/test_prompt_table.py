@@ -88,12 +88,12 @@ def stored_and_loaded(trigger: MusicAPIPromptTableTrigger) -> MusicAPIPromptTabl
 
 def test_serialize_round_trip_and_no_key(simulator: SimulatorServer) -> None:
     """What is stored is JSON, makes the same trigger again, is small, and holds neither key nor header."""
-    trigger = trigger_for([f"{number:036}" for number in range(1000)], poll_interval=7.0, first_look_time=9.5)
+    trigger = trigger_for([f"{number:036}" for number in range(1000)], poll_interval=7.0, first_poll_time=9.5)
     stored = json.dumps(trigger.serialize())
 
     assert stored_and_loaded(trigger).serialize() == trigger.serialize()
     assert set(trigger.serialize()[1]) == {
-        *("waits", "musicapi_conn_id", "about", "enough", "collect_time", "first_look_time", "poll_interval")
+        *("waits", "musicapi_conn_id", "about", "enough", "collect_time", "first_poll_time", "poll_interval")
     }
     assert simulator.api_key not in stored
     assert len(stored) < 100_000
@@ -216,13 +216,13 @@ async def test_connection_is_read_again_while_the_api_server_is_away(
 
 
 @pytest.mark.parametrize("key", ["simulator-key", "another"])
-async def test_first_look_time_is_kept(
+async def test_first_poll_time_is_kept(
     book: Callable[..., list[str]], simulator: SimulatorServer, key: str
 ) -> None:
     """Nothing is looked at and no event comes before it, also no error: Airflow's deferral race."""
     simulator.state.configure(job_rule="at-once", api_key=key)
     first_look = time.time() + 0.4
-    running = asyncio.create_task(event_of(trigger_for(book(None), first_look_time=first_look)))
+    running = asyncio.create_task(event_of(trigger_for(book(None), first_poll_time=first_look)))
     await asyncio.sleep(0.2)
     looked = simulator.state.requests.total()
     event = await running
