@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
 
+import requests
+
 from musicapi_provider.api.models import Credits, MusicTask, error_text, music_task_id_of
+from musicapi_provider.api.network import prepare
 from musicapi_provider.api.settings import DEFAULT_BASE_URL, ClientSettings
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
@@ -50,12 +54,17 @@ REDIRECTS = frozenset({301, 302, 307, 308})
 #: 4xx in which a server or a proxy gave up on a request that may have been handled.
 GAVE_UP = frozenset({408, 499})
 
+#: How zlib unpacks a content encoding; for ``deflate`` there are two readings.
+_WINDOWS = {
+    **dict.fromkeys(("gzip", "x-gzip"), (16 + zlib.MAX_WBITS,)),
+    "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
+}
 _PASSWORD_IN_URL = re.compile(r"(//)[^/@\s'\"]+@")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete HTTP answer, whichever library received it; header names in lower case; parsed once."""
+    """A complete HTTP answer, whichever library received it; header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -86,7 +95,8 @@ class Answer:
     @property
     def is_html(self) -> bool:
         """Whether this is a web page: another server, or a gateway in between."""
-        return "html" in self.headers.get("content-type", "") or self.text.lstrip()[:1] == "<"
+        label = self.headers.get("content-type", "").lower()
+        return not self.is_json and ("html" in label or self.text.lstrip()[:1] == "<")
 
     @property
     def words(self) -> str:
@@ -122,10 +132,35 @@ class Interpreter:
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
 
-    def answer(self, status: int, headers: Mapping[str, str], text: str) -> Answer:
-        """Make an answer of what a library received, without the key should the server echo it."""
-        clean = {name.lower(): self.clean(value) for name, value in headers.items()}
-        return Answer(status, clean, self.clean(text))
+    def prepared(
+        self, method: str, path: str, *, json: object = None, params: Mapping[str, object] | None = None
+    ) -> requests.PreparedRequest:
+        """
+        Make the request that either client sends.
+
+        :raises MusicAPIInvalidRequestError: it cannot be made; nothing was sent.
+        """
+        try:
+            return prepare(self.settings, method, path, json=json, params=params)
+        except (ValueError, TypeError, requests.RequestException) as error:
+            raise MusicAPIInvalidRequestError(
+                f"The request cannot be made ({self.clean(_cause(error))}); nothing was sent."
+            ) from error
+
+    def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], content: bytes) -> Answer:
+        """
+        Make an answer of what came over the wire, without the key should the server echo it.
+
+        The text is UTF-8 whatever its label says, as JSON is; of a header that comes twice the first counts.
+
+        :raises zlib.error: the content is not compressed as its header says.
+        """
+        clean: dict[str, str] = {}
+        for name, value in headers:
+            text = value.decode("utf-8", "replace").strip()
+            clean.setdefault(name.decode("utf-8", "replace").lower(), self.clean(text))
+        content = _unpacked(content, clean.get("content-encoding", ""))
+        return Answer(status, clean, self.clean(content.decode("utf-8-sig", "replace")))
 
     # -- reads ---------------------------------------------------------------------------------------------
 
@@ -159,9 +194,7 @@ class Interpreter:
     def read_failure(self, error: BaseException, *, certainly_not_sent: bool) -> MusicAPIError:
         """Judge a read that brought no answer."""
         if certainly_not_sent:
-            failure: MusicAPIError = self._not_sent(error)
-            failure.spent = Spent.NO_EFFECT
-            return failure
+            return self._not_sent(error).but(spent=Spent.NO_EFFECT)
         return MusicAPITransientError(
             f"No answer from {self.settings.base_url} ({self.clean(_cause(error))})."
         )
@@ -195,12 +228,6 @@ class Interpreter:
         return MusicAPIAmbiguousSubmitError(
             f"The request was sent to {self.settings.base_url}, but its answer was lost "
             f"({self.clean(_cause(error))})."
-        )
-
-    def unsendable(self, error: BaseException) -> MusicAPIError:
-        """Judge a request that could not even be made: a body that is no JSON, a header that is none."""
-        return MusicAPIInvalidRequestError(
-            f"The request cannot be made ({self.clean(_cause(error))}); nothing was sent."
         )
 
     # -- refusals ------------------------------------------------------------------------------------------
@@ -317,9 +344,21 @@ def _reading(music_task_id: str | None = None) -> Iterator[None]:
     try:
         yield
     except MusicAPIError as error:
-        error.spent = Spent.NO_EFFECT
-        error.music_task_id = music_task_id
-        raise
+        raise error.but(spent=Spent.NO_EFFECT, music_task_id=music_task_id) from error.__cause__
+
+
+def _unpacked(content: bytes, encoding: str) -> bytes:
+    """Undo ``gzip`` and ``deflate``, the only encodings that requests ask for."""
+    for name in reversed(encoding.lower().split(",")):
+        kinds = _WINDOWS.get(name.strip(), ())
+        for window in kinds if content else ():
+            try:
+                content = zlib.decompress(content, window)
+                break
+            except zlib.error:
+                if window == kinds[-1]:
+                    raise
+    return content
 
 
 def _cause(error: BaseException) -> str:

@@ -5,18 +5,13 @@ The asynchronous client: aiohttp, for triggers. Same rules, same errors as the s
 from __future__ import annotations
 
 import asyncio
-import json as jsonlib
-import ssl
-import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import tenacity
 
 from musicapi_provider.api.answers import Answer, Interpreter
-from musicapi_provider.api.client import check_files
+from musicapi_provider.api.network import Network, checked_network
 from musicapi_provider.api.settings import (
     ONCE,
     ClientSettings,
@@ -27,6 +22,8 @@ from musicapi_provider.api.settings import (
 from musicapi_provider.api.urls import task_path
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
 
     from musicapi_provider.api.models import Credits, MusicTask
@@ -40,6 +37,8 @@ CONNECTIONS = 10
 #: Seconds that an idle connection is kept. Looks at one music task are up to 60 s apart; with the
 #: 15 s of aiohttp many would cost a TLS handshake. aiohttp notices servers that close earlier.
 KEEP_ALIVE = 75.0
+#: Bytes of a status or header line: the limit of the synchronous client's library.
+MAX_LINE = 65536
 
 
 class MusicAPIAsyncClient:
@@ -64,6 +63,7 @@ class MusicAPIAsyncClient:
         self.connections = connections
         self._interpreter = Interpreter(settings)
         self._session: aiohttp.ClientSession | None = None
+        self._network: tuple[Network, ssl.SSLContext] | None = None
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> MusicAPIAsyncClient:
@@ -122,10 +122,12 @@ class MusicAPIAsyncClient:
         if session is not None:
             await session.close()
 
-    @cached_property
-    def _proxy(self) -> str | None:
-        # Once: urllib reads the whole environment, which would be a third of the cost of a look.
-        return _proxy(self.settings, self.settings.base_url)
+    async def _way(self) -> tuple[Network, ssl.SSLContext]:
+        """Decide once how requests leave; in a thread, because reading certificates blocks."""
+        if self._network is None:
+            network = await asyncio.to_thread(checked_network, self.settings)
+            self._network = network, await asyncio.to_thread(network.ssl_context)
+        return self._network
 
     async def _repeat(
         self,
@@ -140,12 +142,12 @@ class MusicAPIAsyncClient:
     async def _read(self, path: str, **arguments: Any) -> Answer:
         async with self._opening:  # two first reads at once must not open two sessions
             if self._session is None:
-                self._session = await _new_session(self.settings, self.connections)
+                self._session = await self._new_session(self.connections)
         return await self._send(self._session, "GET", path, self._interpreter.read_failure, arguments)
 
     async def _write(self, method: str, path: str, **arguments: Any) -> Answer:
         # A connection of its own, as in the synchronous client; closing it must not disturb other calls.
-        async with await _new_session(self.settings) as session:
+        async with await self._new_session() as session:
             return await self._send(session, method, path, self._interpreter.write_failure, arguments)
 
     async def _send(
@@ -156,25 +158,45 @@ class MusicAPIAsyncClient:
         failure: Callable[..., MusicAPIError],
         arguments: Mapping[str, Any],
     ) -> Answer:
-        import aiohttp
+        from yarl import URL
 
-        url = self.settings.url(path)
-        try:
-            jsonlib.dumps(arguments.get("json"), allow_nan=False)
-        except (ValueError, TypeError) as error:
-            raise self._interpreter.unsendable(error) from error
+        network, _ = await self._way()
+        request = self._interpreter.prepared(method, path, **arguments)
         try:
             async with session.request(
-                method, url, allow_redirects=False, proxy=self._proxy, **arguments
+                method,
+                URL(request.url or "", encoded=True),
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                proxy=network.proxy,
             ) as response:
-                text = await response.text(errors="replace")
-                return self._interpreter.answer(response.status, response.headers, text)
-        except ValueError as error:  # a header or address that aiohttp refuses before it connects
-            if not isinstance(error, aiohttp.ClientError):
-                raise self._interpreter.unsendable(error) from error
+                content = await response.read()
+                return self._interpreter.answer(response.status, response.raw_headers, content)
+        except Exception as error:  # whatever it is, it must not hide that the request may have left
             raise failure(error, certainly_not_sent=_never_left(error)) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise failure(error, certainly_not_sent=_never_left(error)) from error
+
+    async def _new_session(self, connections: int = 1) -> aiohttp.ClientSession:
+        import aiohttp
+
+        _, ssl_context = await self._way()
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=ssl_context, limit=connections, keepalive_timeout=KEEP_ALIVE),
+            timeout=aiohttp.ClientTimeout(
+                total=2 * self.settings.timeout,
+                connect=self.settings.timeout,
+                sock_read=self.settings.timeout,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            trust_env=False,  # what the environment says is in the network
+        )
+        # A private attribute, without a public way: aiohttp would send a PUT or DELETE again when the server
+        # hangs up, and it may have been paid.
+        session._retry_connection = False
+        return session
 
 
 def _never_left(error: BaseException) -> bool:
@@ -190,49 +212,3 @@ def _never_left(error: BaseException) -> bool:
             aiohttp.InvalidURL,
         ),
     )
-
-
-async def _new_session(settings: ClientSettings, connections: int = 1) -> aiohttp.ClientSession:
-    import aiohttp
-
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            ssl=await asyncio.to_thread(_ssl_context, settings),
-            limit=connections,
-            keepalive_timeout=KEEP_ALIVE,
-        ),
-        headers={
-            "Accept": "application/json",
-            **{name: value for name, value in settings.headers.items() if name.lower() != "authorization"},
-            "Authorization": f"Bearer {settings.api_key}",
-        },
-        timeout=aiohttp.ClientTimeout(
-            total=2 * settings.timeout, connect=settings.timeout, sock_read=settings.timeout
-        ),
-        trust_env=False,  # aiohttp would also read .netrc, which cannot stand beside our header; see _proxy
-    )
-
-
-def _proxy(settings: ClientSettings, url: str) -> str | None:
-    """Return the proxy for a URL: the connection's, else the environment's."""
-    parts = urlsplit(url)
-    if own := settings.proxies.get(parts.scheme) or settings.proxies.get("all"):
-        return own
-    if not settings.trust_env or urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)
-
-
-def _ssl_context(settings: ClientSettings) -> ssl.SSLContext | bool:
-    """Read the certificate files; in a thread, because it blocks."""
-    check_files(settings)
-    if settings.verify is True and settings.cert is None:
-        return True
-    context = ssl.create_default_context(cafile=settings.verify if isinstance(settings.verify, str) else None)
-    if settings.verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if settings.cert is not None:
-        files = (settings.cert,) if isinstance(settings.cert, str) else settings.cert
-        context.load_cert_chain(*files)
-    return context

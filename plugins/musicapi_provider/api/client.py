@@ -9,15 +9,21 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 import tenacity
-from requests.auth import AuthBase
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from musicapi_provider.api.answers import Answer, Interpreter
+from musicapi_provider.api.network import (
+    BearerAuth,
+    Network,
+    checked_network,
+    headers_of,
+    network_of,
+)
 from musicapi_provider.api.settings import (
     ONCE,
     ClientSettings,
@@ -26,10 +32,10 @@ from musicapi_provider.api.settings import (
     may_read_again,
 )
 from musicapi_provider.api.urls import task_path
-from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIError
 
 if TYPE_CHECKING:
     from musicapi_provider.api.models import Credits, MusicTask
+    from musicapi_provider.exceptions import MusicAPIError
 
 _Result = TypeVar("_Result")
 
@@ -51,18 +57,6 @@ _HANDSHAKE_REASONS = frozenset(
 )
 
 
-class BearerAuth(AuthBase):
-    """Set the Authorization header as late as possible, above any ``.netrc`` entry or header setting."""
-
-    def __init__(self, api_key: str) -> None:
-        self._api_key = api_key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the header."""
-        request.headers["Authorization"] = f"Bearer {self._api_key}"
-        return request
-
-
 class MusicAPIClient:
     """
     The synchronous client: one session, reused for all reads.
@@ -82,7 +76,6 @@ class MusicAPIClient:
         self.retries = retries or RetrySettings()
         self._session = session or new_session(settings)
         self._interpreter = Interpreter(settings)
-        self._network: dict[str, Any] | None = None
 
     def create(self, body: Mapping[str, Any]) -> str:
         """
@@ -148,6 +141,10 @@ class MusicAPIClient:
         """Close the session and its connections."""
         self._session.close()
 
+    @cached_property
+    def _network(self) -> Network:
+        return checked_network(self.settings)  # once: it reads the whole environment
+
     def _repeat(
         self,
         attempt: Callable[[], _Result],
@@ -173,54 +170,44 @@ class MusicAPIClient:
         failure: Callable[..., MusicAPIError],
         arguments: Mapping[str, Any],
     ) -> Answer:
-        check_files(self.settings)
+        network = self._network
+        request = self._interpreter.prepared(method, path, **arguments)
         try:
-            request = requests.Request(method, self.settings.url(path), **arguments)
-            prepared = session.prepare_request(request)
-        except (ValueError, TypeError, requests.RequestException) as error:
-            raise self._interpreter.unsendable(error) from error
-        if (
-            self._network is None
-        ):  # once: requests reads the whole environment for it, and the host is the same
-            self._network = _network(session, prepared, self.settings)
-        try:
-            response = session.send(
-                prepared,
+            # Not session.send: it reads where a redirect leads, and the environment. The key and the body are
+            # for this host alone.
+            response = session.get_adapter(request.url or "").send(
+                request,
+                stream=True,
                 timeout=self.settings.timeout,
-                allow_redirects=False,  # the key and the body are for this host alone
-                **self._network,
+                proxies=network.proxies,
+                verify=network.verify,
+                cert=network.cert,
             )
-            return self._interpreter.answer(response.status_code, response.headers, response.text)
-        except (requests.RequestException, OSError) as error:
+        except Exception as error:  # whatever it is, it must not hide that the request may have left
             raise failure(error, certainly_not_sent=never_left(error)) from error
+        try:
+            content = response.raw.read(decode_content=False)
+            headers = [
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in response.raw.headers.items()
+            ]
+            return self._interpreter.answer(response.status_code, headers, content)
+        except Exception as error:
+            response.close()
+            raise failure(error, certainly_not_sent=False) from error
 
 
 def new_session(settings: ClientSettings) -> requests.Session:
     """Make a requests session of the settings; it sends the key with every request."""
+    network = network_of(settings, settings.base_url)
     session = requests.Session()
     session.auth = BearerAuth(settings.api_key)
-    session.headers.update({"Accept": "application/json", **settings.headers})
-    session.proxies.update(settings.proxies)
-    session.verify = settings.verify
-    session.cert = settings.cert
-    session.trust_env = settings.trust_env
+    session.headers.update(headers_of(settings))
+    session.proxies.update(network.proxies)
+    session.verify = network.verify
+    session.cert = network.cert
+    session.trust_env = False  # what the environment says is in the network
     return session
-
-
-def check_files(settings: ClientSettings) -> None:
-    """
-    Refuse certificate files that are not there, before anything is sent.
-
-    :raises MusicAPIConfigurationError: names the file and the connection's field.
-    """
-    certs = (settings.cert,) if isinstance(settings.cert, str) else settings.cert or ()
-    named = [("verify", settings.verify)] if isinstance(settings.verify, str) else []
-    for field, path in [*named, *(("cert", path) for path in certs)]:
-        if not Path(path).exists():
-            raise MusicAPIConfigurationError(
-                f"{field} of connection {settings.name!r} names {path!r}, which does not exist here.",
-                next_step="correct the path in the connection's extra, or install the file on every worker.",
-            )
 
 
 def never_left(error: BaseException) -> bool:
@@ -229,7 +216,9 @@ def never_left(error: BaseException) -> bool:
         return True  # requests wraps every failure of the connection; bare ones come from reading files
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, _BEFORE_SENDING) or "Tunnel connection failed" in str(seen):
+        if isinstance(seen, _BEFORE_SENDING):
+            return True
+        if type(seen) is OSError and str(seen).startswith("Tunnel connection failed"):  # of http.client
             return True
         if isinstance(seen, ssl.SSLError) and seen.reason in _HANDSHAKE_REASONS:
             return True
@@ -238,14 +227,3 @@ def never_left(error: BaseException) -> bool:
             inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), None)
         seen = inner
     return False
-
-
-def _network(
-    session: requests.Session, prepared: requests.PreparedRequest, settings: ClientSettings
-) -> dict[str, Any]:
-    """Return proxies and certificates; the connection's own go before the environment's."""
-    return dict(
-        session.merge_environment_settings(
-            prepared.url, dict(settings.proxies), False, settings.verify, settings.cert
-        )
-    )

@@ -17,7 +17,6 @@ from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import amask_secret, mask_secret
 
-from musicapi_provider.api.async_client import MusicAPIAsyncClient
 from musicapi_provider.api.client import MusicAPIClient, new_session
 from musicapi_provider.api.failure import failure_of
 from musicapi_provider.api.settings import DEFAULT_CONN_ID, ClientSettings, RetrySettings
@@ -28,6 +27,7 @@ from musicapi_provider.waiting.wait import wait_for_tracks
 if TYPE_CHECKING:
     import requests
 
+    from musicapi_provider.api.async_client import MusicAPIAsyncClient
     from musicapi_provider.api.models import Credits, MusicTask
 
 #: Environment variables of the vendor's own SDK (facts 1); used when the default connection is missing.
@@ -140,6 +140,8 @@ class MusicAPIBaseHook(BaseHook):
 
     async def aclient(self) -> MusicAPIAsyncClient:
         """Return the asynchronous client of this hook; close it with :meth:`aclose`."""
+        from musicapi_provider.api.async_client import MusicAPIAsyncClient  # a worker does without
+
         if self._async_client is None:
             self._async_client = MusicAPIAsyncClient(await self.asettings(), retries=self._retries)
         return self._async_client
@@ -189,13 +191,13 @@ class MusicAPIBaseHook(BaseHook):
         try:
             yield
         except MusicAPIError as error:
-            if self._bought is not None and error.retryable:
-                error.retryable = False
-                error.next_step = (
-                    f"music task {self._bought} was bought before this failed; collect it with "
-                    "MusicAPITaskSensor. Trying this task again would buy again."
-                )
-            raise
+            if self._bought is None or not error.retryable:
+                raise
+            raise error.but(
+                retryable=False,
+                next_step=f"music task {self._bought} was bought before this failed; collect it with "
+                "MusicAPITaskSensor. Trying this task again would buy again.",
+            ) from error
 
     def failure_of(self, music_task_id: str) -> str | None:
         """
