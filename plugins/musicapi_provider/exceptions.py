@@ -33,6 +33,14 @@ import copy
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
+#: What an error says stays as it was when the error was made.
+_FACTS = frozenset(
+    {
+        *("message", "status_code", "request_id", "music_task_id", "server_text", "retry_after"),
+        *("spent", "next_step", "retryable", "problems"),
+    }
+)
+
 
 class Spent(StrEnum):
     """What an error says about credits."""
@@ -88,6 +96,14 @@ class MusicAPIError(Exception):
         self.next_step = self.default_next_step if next_step is None else next_step
         self.retryable = self.default_retryable if retryable is None else retryable
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _FACTS and name in vars(self):
+            raise AttributeError(f"{name} of an error does not change; raise error.but({name}=...) instead.")
+        super().__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        vars(self).update(state or {})  # of a copy, or from a pickle
+
     def but(self, **changes: Any) -> Self:
         """
         Return this error with other facts: a new one, since errors do not change once raised.
@@ -137,8 +153,15 @@ class MusicAPIPromptTableError(MusicAPIError):
 
     default_next_step = "correct the table and run again, or pass skip_invalid=True to leave these rows out."
 
-    def __init__(self, message: str, *, problems: tuple[str, ...] = (), next_step: str | None = None) -> None:
-        super().__init__("\n  ".join([message, *problems]), next_step=next_step)
+    def __init__(
+        self,
+        message: str,
+        *,
+        problems: tuple[str, ...] = (),
+        next_step: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__("\n  ".join([message, *problems]), next_step=next_step, retryable=retryable)
         self.problems = problems
 
 

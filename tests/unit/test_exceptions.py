@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import copy
 import inspect
 import pickle
+from pathlib import Path
 
 import pytest
 from airflow.sdk.exceptions import AirflowException
@@ -145,3 +148,43 @@ def test_pickle_round_trip_keeps_class_fields_and_text(error_class: type[MusicAP
     assert type(copy) is error_class
     assert vars(copy) == vars(error)
     assert str(copy) == str(error)
+
+
+@pytest.mark.parametrize("error_class", ERRORS)
+@pytest.mark.parametrize("fact", [*DETAILS, "message", "retryable"])
+def test_an_error_does_not_change_once_made(error_class: type[MusicAPIError], fact: str) -> None:
+    """Another next step is another error, of the same class and with the other facts as they were."""
+    error = error_class("broken", next_step="wait.")
+
+    with pytest.raises(AttributeError, match=fact):
+        setattr(error, fact, "other")
+    other = error.but(**{fact: "other"})
+
+    assert type(other) is error_class
+    assert "other" == getattr(other, fact) != getattr(error, fact)
+    assert {**vars(error), fact: "other"} == vars(other)
+    assert vars(copy.copy(error)) == vars(error)
+
+
+def test_another_message_is_what_the_other_error_says() -> None:
+    """Also where Python prints it."""
+    error = MusicAPIPromptTableError("bad", problems=("a:1",)).but(message="worse")
+
+    assert str(error).startswith("worse")
+    assert error.args == ("worse",)
+    assert error.problems == ("a:1",)
+
+
+def test_nobody_assigns_to_the_facts_of_an_error() -> None:
+    """Found by reading the package: what is never run in a test counts as well."""
+    facts = {*DETAILS, "message", "retryable", "problems"}
+    package = Path(exceptions.__file__).parent
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in facts
+        if not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    ]
+
+    assert not found

@@ -61,8 +61,9 @@ def airflow_errors(*, buys: bool = False) -> Iterator[None]:
         raise AirflowSensorTimeout(str(error)) from error
     except MusicAPIError as error:
         if buys and type(error) is MusicAPITaskFailedError and error.spent is Spent.REFUNDED:
-            error.next_step = "the task's next retry buys it anew; if none is left, clear the task."
-            raise
+            raise error.but(
+                next_step="the task's next retry buys it anew; if none is left, clear the task."
+            ) from error
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error

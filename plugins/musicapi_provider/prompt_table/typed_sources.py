@@ -179,15 +179,13 @@ def _as_written(names: Iterable[str]) -> list[str]:
 
 
 def _query_failed(error: Exception, connection: Connection) -> MusicAPIPromptTableError:
-    failed = MusicAPIPromptTableError(
+    # PEP 249: these two are the database's trouble, such as a lost connection. A retry may cure it, for free.
+    passing = any(base.__name__ in ("OperationalError", "InterfaceError") for base in type(error).__mro__)
+    return MusicAPIPromptTableError(
         f"The query on {connection.conn_id} failed: {_words(error, connection)}; nothing was bought.",
         next_step=f"correct the query, or the connection {connection.conn_id!r} (Admin > Connections).",
+        retryable=passing,
     )
-    # PEP 249: these two are the database's trouble, such as a lost connection. A retry may cure it, for free.
-    failed.retryable = any(
-        base.__name__ in ("OperationalError", "InterfaceError") for base in type(error).__mro__
-    )
-    return failed
 
 
 def _words(error: Exception, connection: Connection) -> str:

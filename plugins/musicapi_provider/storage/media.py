@@ -119,8 +119,7 @@ class MediaClient:
             try:
                 response = self._get(hop, headers)
             except PrivateAddressError as error:
-                error.message = f"{url} is refused: {error.message}"
-                raise
+                raise error.but(message=f"{url} is refused: {error.message}") from error
             location = response.headers.get("Location") if response.status_code in _REDIRECTS else None
             if location is None:
                 break

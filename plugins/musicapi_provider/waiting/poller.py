@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import heapq
 import logging
 import time
@@ -115,7 +114,7 @@ class Poller:
         :raises MusicAPIError: What concerns the account, such as a revoked key, or a poller that broke down.
         """
         if self.failure:
-            raise copy.copy(self.failure)
+            raise self.failure.but()
         if not (pending := wait.pending):
             return "finished"
         if poll_interval is None:
@@ -248,10 +247,9 @@ class Poller:
         """End every waiter with this error."""
         self.failure = self.failure or error
         for waiter in self._waiters:
-            own = copy.copy(error)  # tracebacks and notes of one waiter are none of another's
-            if error.music_task_id not in waiter.wait.verdicts:
-                own.music_task_id = None
-            waiter.fail(own)
+            # Tracebacks and notes of one waiter are none of another's, nor is a music task.
+            own = error.music_task_id in waiter.wait.verdicts
+            waiter.fail(error.but(music_task_id=error.music_task_id if own else None))
 
 
 def _broken(error: BaseException) -> MusicAPIError:

@@ -63,8 +63,7 @@ def test_no_error_no_effect() -> None:
 
 def test_lost_answer_under_resubmit_is_left_to_the_retries() -> None:
     """The error itself knows whether trying again is wanted."""
-    error = MusicAPIAmbiguousSubmitError("lost")
-    error.retryable = True
+    error = MusicAPIAmbiguousSubmitError("lost", retryable=True)
     with pytest.raises(MusicAPIAmbiguousSubmitError), airflow_errors():
         raise error
 
