@@ -151,7 +151,8 @@ class Interpreter:
         """
         Make an answer of what came over the wire, without the key should the server echo it.
 
-        The text is UTF-8 whatever its label says, as JSON is; of a header that comes twice the first counts.
+        Text is UTF-8 (or UTF-16, UTF-32) whatever its label says, as JSON is; of a header that comes twice
+        the first counts.
 
         :raises zlib.error: the content is not compressed as its header says.
         """
@@ -160,7 +161,8 @@ class Interpreter:
             text = value.decode("utf-8", "replace").strip()
             clean.setdefault(name.decode("utf-8", "replace").lower(), self.clean(text))
         content = _unpacked(content, clean.get("content-encoding", ""))
-        return Answer(status, clean, self.clean(content.decode("utf-8-sig", "replace")))
+        text = content.decode(json.detect_encoding(content), "replace")
+        return Answer(status, clean, self.clean(text))
 
     # -- reads ---------------------------------------------------------------------------------------------
 

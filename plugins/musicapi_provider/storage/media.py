@@ -18,6 +18,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from musicapi_provider.api.answers import parse_retry_after
+from musicapi_provider.api.network import network_of
 from musicapi_provider.api.urls import STREAM_HOSTS, is_usable_url
 from musicapi_provider.exceptions import MusicAPIStorageError
 from musicapi_provider.storage.addresses import AddressGuard, GuardedAdapter, PrivateAddressError
@@ -72,7 +73,7 @@ class MediaClient:
         self._max_bytes = max_bytes
         self._guard = AddressGuard(settings.base_url, allow_private=settings.allow_private_media)
         self._session = _Session()
-        self._session.trust_env = settings.trust_env
+        self._session.trust_env = False  # what the environment says is in the network
         self._session.auth = _no_auth
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("http://", "https://"):
@@ -137,6 +138,7 @@ class MediaClient:
 
     def _get(self, url: str, headers: dict[str, str]) -> requests.Response:
         self._guard.check_url(url)
+        network = network_of(self._settings, url)
         try:
             return self._session.get(
                 url,
@@ -144,8 +146,8 @@ class MediaClient:
                 allow_redirects=False,
                 headers={"Accept-Encoding": "identity", **headers},  # lengths and ranges of the file itself
                 timeout=self._settings.timeout,
-                proxies=dict(self._settings.proxies),  # here and not in the session: above the environment's
-                verify=self._settings.verify,
+                proxies=network.proxies,
+                verify=network.verify,
             )
         except (requests.RequestException, HTTPError) as error:
             raise BrokenDownloadError(f"no answer ({type(error).__name__})") from error

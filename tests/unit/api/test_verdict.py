@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
+import urllib3
 from requests.adapters import BaseAdapter
 
 from musicapi_provider import exceptions
@@ -64,7 +66,8 @@ class CannedAnswer(BaseAdapter):
         answer = requests.Response()
         answer.status_code = self.sample.status
         body = self.sample.body
-        answer._content = (body if isinstance(body, str) else requests.compat.json.dumps(body)).encode()
+        content = (body if isinstance(body, str) else requests.compat.json.dumps(body)).encode()
+        answer.raw = urllib3.HTTPResponse(io.BytesIO(content), preload_content=False)
         answer.url, answer.request = str(request.url), request
         return answer
 

@@ -277,7 +277,7 @@ def test_session_carries_what_the_connection_says(connections: Callable[..., Non
     session = MusicAPIHook().get_conn(headers={"X-Call": "2"})
     headers = {name.lower() for name in session.headers}
 
-    assert (session.proxies, session.verify, session.cert) == ({"https": "http://p"}, "/ca.pem", "/c.pem")
+    assert (session.proxies, session.verify, session.cert) == ({"all": "http://p"}, "/ca.pem", "/c.pem")
     assert session.trust_env is False
     assert {"x-a", "x-call", "accept"} <= headers
     assert not headers & {
