@@ -54,9 +54,10 @@ fmt: .venv/ready ## format the code
 	$(PY) -m ruff format $(CODE)
 	$(PY) -m ruff check --fix $(CODE)
 
-lint: .venv/ready ## check style and lock file
+lint: .venv/ready ## check style, layers and lock file
 	$(PY) -m ruff format --check $(CODE)
 	$(PY) -m ruff check $(CODE)
+	PYTHONPATH=. .venv/bin/lint-imports --no-logo
 	$$(cat .venv/ready) lock --check --quiet
 
 type: .venv/ready ## check types

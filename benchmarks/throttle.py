@@ -27,7 +27,8 @@ from benchmarks.machine import write
 from benchmarks.poller_load import PROJECT, READ, WAYS, arguments_of
 from benchmarks.runner import KEY, running, set_connections
 from include.musicapi_simulator import Settings, SimulatorServer
-from include.musicapi_simulator.scenarios import Armed, Stage, find
+from include.musicapi_simulator.scenario import Armed, Stage
+from include.musicapi_simulator.scenarios import find
 
 TRACKS = 500
 #: Seconds: what the simulator asks for; before it; after the pause.

@@ -17,7 +17,9 @@ from include.musicapi_simulator.checks import refusal_of
 from include.musicapi_simulator.control import control_routes
 from include.musicapi_simulator.jobs import text_of
 from include.musicapi_simulator.media import Media
-from include.musicapi_simulator.scenarios import Stage, named_in
+from include.musicapi_simulator.reply import Reply
+from include.musicapi_simulator.scenario import Stage
+from include.musicapi_simulator.scenarios import named_in
 from include.musicapi_simulator.wire import response_for
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from include.musicapi_simulator.answers import Reply
     from include.musicapi_simulator.jobs import Job
     from include.musicapi_simulator.state import SimulatorState
 
@@ -98,7 +99,7 @@ class Api:
         if refused := _refusal(body, self.state.webhooks_over_http):
             return answers.error(400, refused)
         if scenario := self.state.scenario_at_create(Stage.CREATE, body):
-            return scenario.effect(answers.Reply())
+            return scenario.effect(Reply())
         if self.state.too_fast():
             return replace(answers.THROTTLED, retry_after="seconds")
         job = self.state.book(body, root)

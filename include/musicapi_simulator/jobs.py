@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from include.musicapi_simulator.scenarios import Armed
+    from include.musicapi_simulator.scenario import Armed
 
 Phase = Literal["not_ready", "running", "half", "done"]
 

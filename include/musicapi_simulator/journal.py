@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from include.musicapi_simulator.jobs import Job, JobRule
-from include.musicapi_simulator.scenarios import Armed, find
+from include.musicapi_simulator.scenario import Armed
+from include.musicapi_simulator.scenarios import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,8 @@ from starlette.routing import Route
 from include.musicapi_simulator.answers import EXPIRED, title_of
 from include.musicapi_simulator.expiry import is_valid
 from include.musicapi_simulator.ranges import file, part_of
-from include.musicapi_simulator.scenarios import Stage, preview
+from include.musicapi_simulator.scenario import Stage
+from include.musicapi_simulator.scenarios import preview
 from include.musicapi_simulator.wire import response_for
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from include.musicapi_simulator.answers import Reply
     from include.musicapi_simulator.jobs import Job
+    from include.musicapi_simulator.reply import Reply
     from include.musicapi_simulator.state import SimulatorState
 
 #: Files kept in memory; 64 tracks of 10 s are 10 MB.

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from include.musicapi_simulator.answers import Reply
+from include.musicapi_simulator.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

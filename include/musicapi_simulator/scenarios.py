@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from include.musicapi_simulator.answers import (
@@ -21,82 +20,21 @@ from include.musicapi_simulator.answers import (
     THROTTLED,
     UNAUTHORIZED,
     UNKNOWN_TASK,
-    Reply,
     data,
     error,
     failed,
 )
-from include.musicapi_simulator.webhooks import USUAL, Manner
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Effect = Callable[[Reply], Reply]
+from include.musicapi_simulator.reply import Reply
+from include.musicapi_simulator.scenario import (
+    Armed,
+    Effect,
+    Manner,
+    Scenario,
+    Stage,
+)
 
 #: ``simulate:NAME`` or ``simulate:NAME*TIMES`` among the words of a create body.
 MARKER = re.compile(r"simulate:([a-z0-9-]+)(?:\*(\d+))?")
-
-
-class Stage(StrEnum):
-    """Where a scenario steps in."""
-
-    CREATE = "create, before anything is booked"
-    BOOKED = "create, after the job is booked and debited"
-    OPENING = "first reads of the job"
-    ENDING = "last answer of the job"
-    POLL = "reads of a task"
-    READ = "reads of a task or of the credits"
-    MEDIA = "downloads"
-    WEBHOOK = "webhooks of the job"
-
-
-#: Stages of a create, whose scenarios a booked job is rid of.
-AT_CREATE = (Stage.CREATE, Stage.BOOKED)
-#: Stages whose scenarios are given to a job when it is booked.
-OF_A_JOB = (Stage.OPENING, Stage.ENDING, Stage.WEBHOOK)
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """
-    One way to misbehave.
-
-    :param effect: Takes the answer that was due and returns the one to send. OPENING effects are given two
-        running clips, ENDING effects two succeeded clips.
-    :param times: Usual number of uses, None for every time. For OPENING scenarios: reads of each job.
-    :param refunds: ENDING only: the job's credits go back (facts 3.3).
-    :param manner: WEBHOOK only: how the events of the job are sent.
-    """
-
-    name: str
-    stage: Stage
-    description: str
-    effect: Effect
-    times: int | None = None
-    refunds: bool = False
-    manner: Manner = USUAL
-
-
-@dataclass
-class Armed:
-    """
-    A scenario lying in wait.
-
-    :param left: Uses left, None for no end.
-    :param match: Act only where this is among the words of the create body.
-    """
-
-    scenario: Scenario
-    left: int | None = None
-    match: str | None = None
-
-    def fires(self, stage: Stage, text: str) -> bool:
-        """Say whether it acts here, and use it up once if so."""
-        if self.scenario.stage is not stage or self.left == 0 or (self.match or "") not in text:
-            return False
-        if self.left is not None:
-            self.left -= 1
-        return True
 
 
 def named_in(text: str) -> list[Armed]:

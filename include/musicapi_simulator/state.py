@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from include.musicapi_simulator.jobs import Job, JobRule, Phase, length_of, text_of
 from include.musicapi_simulator.journal import job_of
-from include.musicapi_simulator.scenarios import AT_CREATE, OF_A_JOB, Armed, Scenario, Stage, find, named_in
+from include.musicapi_simulator.scenario import AT_CREATE, OF_A_JOB, USUAL, Armed, Scenario, Stage
+from include.musicapi_simulator.scenarios import find, named_in
 from include.musicapi_simulator.settings import COSTS, Settings
-from include.musicapi_simulator.webhooks import USUAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from include.musicapi_simulator.journal import Event, Journal
-    from include.musicapi_simulator.webhooks import Manner
+    from include.musicapi_simulator.scenario import Manner
 
 #: Attempts to send a webhook of which the outcome is kept.
 KEPT_DELIVERIES = 1_000

@@ -24,8 +24,9 @@ from include.musicapi_simulator import answers
 from include.musicapi_simulator.jobs import HALF_FROM
 
 if TYPE_CHECKING:
-    from include.musicapi_simulator.answers import Reply
     from include.musicapi_simulator.jobs import Job
+    from include.musicapi_simulator.reply import Reply
+    from include.musicapi_simulator.scenario import Manner
     from include.musicapi_simulator.state import SimulatorState
 
 #: Seconds within which a receiver must answer.
@@ -35,30 +36,6 @@ AT_ONCE = 100
 #: ``code`` of a failure by the ``type`` of the task's answer, where its status is 200. The sheet says no more
 #: than "other values on failure" (facts 7.4).
 CODES = {"forbidden": 403, "timeout": 504}
-
-
-@dataclass(frozen=True)
-class Manner:
-    """
-    How the webhooks of a job are sent: what the scenarios of stage WEBHOOK change.
-
-    :param copies: Times that each event is sent.
-    :param reverse: Send the streaming event after the last one.
-    :param late: Send the last event ``slow_seconds`` later.
-    :param signature: ``right``; ``wrong``: made with another secret; ``none``; ``body``: of the body alone,
-        in another header, as on a sister site (facts 7.3).
-    :param age: Seconds that the timestamp lies back.
-    """
-
-    copies: int = 1
-    reverse: bool = False
-    late: bool = False
-    signature: Literal["right", "wrong", "none", "body"] = "right"
-    age: float = 0.0
-
-
-#: Of a job without such a scenario.
-USUAL = Manner()
 
 
 @dataclass(frozen=True)

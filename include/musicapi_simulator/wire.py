@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from include.musicapi_simulator.answers import Reply
+    from include.musicapi_simulator.reply import Reply
     from include.musicapi_simulator.state import SimulatorState
 
 #: A trickling answer comes in this many pieces, with this pause in seconds.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.musicapi_simulator.scenarios import Armed, Stage, find
+from include.musicapi_simulator.scenario import Armed, Stage
+from include.musicapi_simulator.scenarios import find
 from tests.e2e.conftest import API_KEY, WEBHOOK_SECRET
 
 if TYPE_CHECKING:

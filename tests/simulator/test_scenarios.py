@@ -8,7 +8,8 @@ import time
 import pytest
 import requests
 
-from include.musicapi_simulator.scenarios import CATALOGUE, Stage
+from include.musicapi_simulator.scenario import Stage
+from include.musicapi_simulator.scenarios import CATALOGUE
 
 DROPPED = requests.ConnectionError
 COST = 15

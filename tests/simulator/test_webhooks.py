@@ -25,7 +25,8 @@ import pytest
 import requests
 
 from include.musicapi_simulator import Settings, SimulatorServer, webhooks
-from include.musicapi_simulator.scenarios import CATALOGUE, Stage
+from include.musicapi_simulator.scenario import Stage
+from include.musicapi_simulator.scenarios import CATALOGUE
 from tests.simulator.conftest import QUICK, SONG, Caller
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """
 Read prompt tables that are text, CSV and JSON Lines, piece by piece into rows of cells with their place.
 
-``prompt_columns.py`` does the same for Parquet and SQL; ``prompt_table.py`` checks what the cells say.
+``typed_sources.py`` does the same for Parquet and SQL; ``reading.py`` checks what the cells say.
 """
 
 from __future__ import annotations

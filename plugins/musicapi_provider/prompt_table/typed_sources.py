@@ -1,7 +1,7 @@
 """
 Read prompt tables that have types, Parquet and the rows of a query, into the same cells as text.
 
-The rows are counted from 1. See ``prompt_sources.py`` for text; heavy imports happen where they are used.
+The rows are counted from 1. See ``text_sources.py`` for text; heavy imports happen where they are used.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ import certifi
 import pytest
 import tenacity
 
-from include.musicapi_simulator.scenarios import CATALOGUE, Stage
+from include.musicapi_simulator.scenario import Stage
+from include.musicapi_simulator.scenarios import CATALOGUE
 from musicapi_provider.api.answers import MAX_SERVER_TEXT, parse_retry_after
 from musicapi_provider.api.async_client import MusicAPIAsyncClient
 from musicapi_provider.api.client import MusicAPIClient

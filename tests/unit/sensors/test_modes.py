@@ -24,7 +24,8 @@ from airflow.sdk.exceptions import (
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import TaskSuccessEvent
 
-from include.musicapi_simulator.scenarios import Armed, Stage, find
+from include.musicapi_simulator.scenario import Armed, Stage
+from include.musicapi_simulator.scenarios import find
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 from musicapi_provider.waiting import pace, poller

@@ -23,7 +23,8 @@ import mutagen
 import pytest
 from airflow.sdk import ObjectStoragePath
 
-from include.musicapi_simulator.scenarios import CATALOGUE, Stage
+from include.musicapi_simulator.scenario import Stage
+from include.musicapi_simulator.scenarios import CATALOGUE
 from musicapi_provider.exceptions import MusicAPIAuthError, MusicAPIStorageError, Spent
 from musicapi_provider.storage import TrackStore
 from musicapi_provider.storage.downloads import ATTEMPTS
