@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from musicapi_provider.operators.control_flow import FIRST_LOOK_OF_TRIGGER
+from musicapi_provider.triggers.events import FIRST_LOOK_OF_TRIGGER
 from tests.e2e.test_money import starts
 
 if TYPE_CHECKING:

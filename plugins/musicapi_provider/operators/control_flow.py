@@ -19,12 +19,12 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
 from musicapi_provider.exceptions import (
     MusicAPIDeadlineError,
     MusicAPIError,
-    MusicAPIInvalidRequestError,
     MusicAPITaskFailedError,
     Spent,
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink
+from musicapi_provider.triggers.events import BEGIN, FIRST_LOOK_OF_TRIGGER, error_from, wait_from
 from musicapi_provider.waiting.wait import Wait, look
 from musicapi_provider.webhooks.addresses import MOST_EXPECTED, called_key, waits_for_key
 
@@ -36,11 +36,6 @@ if TYPE_CHECKING:
 
 #: Seconds to wait for tracks: well over the 10 minutes that the facts sheet advises as a minimum (facts 9).
 DEFAULT_TIMEOUT = 1800.0
-
-#: Seconds for which a trigger keeps still, whatever the poll interval. If it fires before the scheduler has
-#: handled the end of the task's first phase, Airflow 3.3 fails the task (``airflow-notes.md``, the race):
-#: with looks after 2 s, 2 of 9 sensors failed on a busy machine.
-FIRST_LOOK_OF_TRIGGER = 5.0
 
 
 @contextmanager
@@ -67,22 +62,6 @@ def airflow_errors(*, buys: bool = False) -> Iterator[None]:
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error
-
-
-def checked_ids(value: Any) -> list[str]:
-    """
-    Return the music task ids of an argument, each once, in order.
-
-    :raises MusicAPIInvalidRequestError: an id that is no id, such as the text of a missing XCom.
-    """
-    given = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
-    for id_ in given:
-        if not isinstance(id_, str) or id_.strip() in ("", "None") or id_.lstrip().startswith("["):
-            raise MusicAPIInvalidRequestError(
-                f"music_task_id: must be an id or a list of ids; got {id_!r}.",
-                next_step="pass create.output (a template makes text of a list).",
-            )
-    return list(dict.fromkeys(id_.strip() for id_ in given))
 
 
 class WaitsForTracks(BaseOperator):
@@ -189,8 +168,6 @@ class WaitsForTracks(BaseOperator):
 
         :param event: A hint of the trigger, one of a closed set; anything else is refused.
         """
-        from musicapi_provider.triggers.musicapi import BEGIN, error_from, wait_from
-
         if event == BEGIN:
             return self.execute(context)  # type: ignore[no-any-return]
         with airflow_errors(buys=self.buys):

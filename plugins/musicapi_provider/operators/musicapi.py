@@ -26,10 +26,8 @@ from musicapi_provider.links.extra_links import MusicAPICoverLink, MusicAPIListe
 from musicapi_provider.operators.arguments import check_policy, folder_of, policy_of, seconds_of, sendable
 from musicapi_provider.operators.control_flow import (
     DEFAULT_TIMEOUT,
-    FIRST_LOOK_OF_TRIGGER,
     WaitsForTracks,
     airflow_errors,
-    checked_ids,
 )
 from musicapi_provider.operators.task_state import TaskStateStore
 from musicapi_provider.purchases import (
@@ -46,6 +44,8 @@ from musicapi_provider.purchases import (
     generation_of,
     status_of,
 )
+from musicapi_provider.triggers.events import FIRST_LOOK_OF_TRIGGER
+from musicapi_provider.waiting.ids import checked_ids
 from musicapi_provider.waiting.wait import Wait, wait_for_tracks
 from musicapi_provider.webhooks.expectation import Callbacks, required_webhook
 

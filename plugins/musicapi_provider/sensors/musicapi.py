@@ -19,8 +19,8 @@ from musicapi_provider.operators.control_flow import (
     DEFAULT_TIMEOUT,
     WaitsForTracks,
     airflow_errors,
-    checked_ids,
 )
+from musicapi_provider.waiting.ids import checked_ids
 from musicapi_provider.waiting.wait import Doubt, Wait, doubts_from
 
 if TYPE_CHECKING:

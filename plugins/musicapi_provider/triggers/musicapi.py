@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from musicapi_provider import exceptions
 from musicapi_provider.api.settings import WEBHOOK_POLL_INTERVAL
-from musicapi_provider.exceptions import MusicAPIError, MusicAPITriggerEventError
+from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.operators.control_flow import checked_ids
 from musicapi_provider.triggers import worker_free
+from musicapi_provider.triggers.events import BEGIN, event_about
+from musicapi_provider.waiting.ids import checked_ids
 from musicapi_provider.waiting.poller import shared_poller
-from musicapi_provider.waiting.wait import Wait, doubts_from
+from musicapi_provider.waiting.wait import Wait
 from musicapi_provider.webhooks.addresses import MOST_EXPECTED
 from musicapi_provider.webhooks.expectation import expected_webhook
 
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The closed set of event statuses: worth looking at, out of time, refused (``error`` names the class); and
-#: the event that says "a worker must begin this wait".
-STATUSES = frozenset({"finished", "timeout", "error"})
-BEGIN = {"status": "begin"}
 #: Seconds between tries to read the connection while the API server or a secrets backend is away.
 CONNECTION_PAUSE = 5.0
 
@@ -118,9 +114,7 @@ class MusicAPITaskTrigger(BaseTrigger):
         if event["status"] == "finished" and await self._ended(wait):
             yield TaskSuccessEvent()
             return
-        # The event says what it is about: dag.test() drops the arguments that a deferral passes along.
-        about = {"music_task_ids": list(wait.music_task_ids), "started": wait.started, "doubts": wait.doubts}
-        yield TriggerEvent({**event, **about})
+        yield TriggerEvent(event_about(wait, event))
 
     async def _begin(self) -> Wait:
         """Return the wait, which a worker has begun unless this task starts in the triggerer."""
@@ -250,27 +244,3 @@ async def enter_poller(stack: AsyncExitStack, musicapi_conn_id: str, *, until: f
             log.warning("Cannot read connection %s now: %s", musicapi_conn_id, error)
             await asyncio.sleep(min(CONNECTION_PAUSE, left))
     return None
-
-
-def wait_from(event: Any, *, timeout: float) -> Wait:
-    """
-    Return the wait that an event of :class:`MusicAPITaskTrigger` is about.
-
-    :raises MusicAPITriggerEventError: an event outside the closed set, also ``None``.
-    """
-    if isinstance(event, dict) and str(event.get("status")) in STATUSES:
-        ids, started = event.get("music_task_ids"), event.get("started")
-        if isinstance(ids, list) and ids and isinstance(started, (int, float)):
-            return Wait(ids, timeout, started, doubts_from(event.get("doubts")))
-    raise MusicAPITriggerEventError(f"The trigger sent an unknown event: {event!r}.")
-
-
-def error_from(event: Mapping[str, Any]) -> MusicAPIError | None:
-    """Return the error that an event carries, of the class that the trigger met."""
-    if event.get("status") != "error":
-        return None
-    error_class = getattr(exceptions, str(event.get("error")), MusicAPIError)
-    if not (isinstance(error_class, type) and issubclass(error_class, MusicAPIError)):
-        error_class = MusicAPIError
-    text = f"In the triggerer: {event.get('message')}"
-    return error_class(text, spent=exceptions.Spent.NO_EFFECT, next_step="")

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from musicapi_provider.api.verdict import judge
 from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.links.extra_links import media_links
-from musicapi_provider.operators.control_flow import FIRST_LOOK_OF_TRIGGER
-from musicapi_provider.triggers.musicapi import BEGIN
+from musicapi_provider.triggers.events import BEGIN, FIRST_LOOK_OF_TRIGGER, event_about
 from musicapi_provider.waiting.wait import Wait, doubts_from
 from musicapi_provider.webhooks import airflow_tables as tables
 from musicapi_provider.webhooks.assets import COMPLETED_TRACKS
@@ -206,9 +205,8 @@ def _end(waiting: Waiting, wait: Wait) -> bool:
 def _resume(waiting: Waiting, wait: Wait) -> bool:
     if not _may_resume(waiting):
         return False
-    event = {"status": "finished", "music_task_ids": list(wait.music_task_ids), "started": wait.started}
     with tables.transaction() as session:
-        if tables.resume(session, waiting, {**event, "doubts": wait.doubts}):
+        if tables.resume(session, waiting, event_about(wait, {"status": "finished"})):
             log.info("Callback: %s goes on on a worker.", _name(waiting))
     return True
 

@@ -17,7 +17,8 @@ from musicapi_provider.exceptions import (
     MusicAPITaskFailedError,
     Spent,
 )
-from musicapi_provider.operators.control_flow import airflow_errors, checked_ids
+from musicapi_provider.operators.control_flow import airflow_errors
+from musicapi_provider.waiting.ids import checked_ids
 from tests.unit.conftest import ERROR_CLASSES, RETRYABLE
 
 

@@ -22,7 +22,8 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.triggers import musicapi as trigger_module
-from musicapi_provider.triggers.musicapi import BEGIN, STATUSES, MusicAPITaskTrigger, error_from, wait_from
+from musicapi_provider.triggers.events import BEGIN, STATUSES, error_from, wait_from
+from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 from musicapi_provider.triggers.worker_free import STARTED_KEY
 from musicapi_provider.waiting import wait as waiting
 from musicapi_provider.waiting.poller import Poller

@@ -21,7 +21,8 @@ from musicapi_provider.operators import musicapi as operators
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
 from musicapi_provider.purchases import KEY
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
-from musicapi_provider.triggers.musicapi import BEGIN, MusicAPICallbackTrigger, MusicAPITaskTrigger
+from musicapi_provider.triggers.events import BEGIN
+from musicapi_provider.triggers.musicapi import MusicAPICallbackTrigger, MusicAPITaskTrigger
 from musicapi_provider.webhooks import expectation
 from musicapi_provider.webhooks.addresses import callback_key, called_key, payer_of, waits_for_key
 from tests.conftest import QUICK

@@ -313,7 +313,7 @@ def test_lost_create_goes_on_when_any_callback_tells_of_it(
     caller: Caller, tasks: Tasks, book: Book, event: str
 ) -> None:
     """A worker begins anew, and finds the music task in the task state."""
-    from musicapi_provider.triggers.musicapi import BEGIN
+    from musicapi_provider.triggers.events import BEGIN
 
     create = tasks("create")
     music_task_id = book()
