@@ -9,7 +9,6 @@ the *MusicAPI Tracks* page: the take that was picked bears the name of who picke
 
 **Expect** the question after about ten seconds with the simulator. With the real API: one to three minutes
 and 15 credits for both takes. Choosing costs nothing and may take for ever.
-
 **Safe to repeat**: clear *choose* to be asked again; clear *store* as well if a take was deleted.
 
 Previous: [musicapi_single_track](/dags/musicapi_single_track).
@@ -39,7 +38,7 @@ TAKES, FORM = ["Take 1", "Take 2"], ["description", "title", "tags", "destinatio
     tags=["musicapi", "example"],
     doc_md=__doc__,
     params=song_form(f"file://{Path(__file__).parents[1]}/music", only=FORM)
-    | {"other_take": Param("keep", enum=["keep", "drop"], title="The take that you do not pick")},
+    | {"other_take": Param("keep", type="string", enum=["keep", "drop"], title="The other take")},
 )
 def musicapi_choose_take() -> None:
     create = MusicAPICreateOperator(
@@ -50,6 +49,7 @@ def musicapi_choose_take() -> None:
         tracks=create.output,
         destination="{{ params.destination }}",
         submission=create.output["submission"],
+        store_cover=True,
     )
 
     @task

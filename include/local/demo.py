@@ -7,6 +7,7 @@ Needs no key: the simulator plays the API. With ``--real`` it goes to MusicAPI w
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -203,8 +204,8 @@ def _manifest(api: AirflowAPI, run_id: str) -> list[dict[str, Any]]:
     states = {one["task_id"]: one["state"] for one in api.task_instances(DAG_ID, run_id)}
     if states.get("write_manifest") != "success":
         return []
-    manifest: list[dict[str, Any]] = api.xcom(DAG_ID, run_id, "write_manifest")
-    return manifest
+    manifest = _path(api.xcom(DAG_ID, run_id, "write_manifest")["manifest"])
+    return [json.loads(line) for line in manifest.read_text().splitlines()]
 
 
 def _report(rows: Sequence[PromptRow], manifest: Sequence[Mapping[str, Any]], spent: float) -> bool:

@@ -41,6 +41,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules(
             "musicapi_provider.operators.musicapi",
             "musicapi_provider.operators.prompt_table",
+            "musicapi_provider.operators.prompt_table_steps",
             "musicapi_provider.operators.store_tracks",
         ),
         "sensors": _modules("musicapi_provider.sensors.musicapi"),

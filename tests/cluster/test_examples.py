@@ -28,9 +28,7 @@ def test_mapped_tasks_make_the_table(world: World) -> None:
     assert state == "success", run.logs()
     assert hosts.keys() >= {"worker-1", "worker-2"}
     check_tracks(contents, manifest, world.shop.sales()[before:])
-    assert [entry["tracks"] for entry in run.xcom("write_manifest")] == [
-        entry["tracks"] for entry in manifest
-    ]
+    assert run.xcom("write_manifest")["tracks"] == sum(len(entry["tracks"]) for entry in manifest)
     assert world.unfinished_uploads() == []
 
 

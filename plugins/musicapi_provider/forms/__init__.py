@@ -6,6 +6,6 @@ Trigger forms for DAGs of your own: params with labels and limits, and the task 
 """
 
 from musicapi_provider.forms.song import read_song_form, song_form
-from musicapi_provider.forms.table import table_form
+from musicapi_provider.forms.table import table_arguments, table_form
 
-__all__ = ["read_song_form", "song_form", "table_form"]
+__all__ = ["read_song_form", "song_form", "table_arguments", "table_form"]

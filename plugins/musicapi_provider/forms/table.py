@@ -66,3 +66,17 @@ def table_form(
     """
     defaults = {"destination": destination, "prompt_table": prompt_table, "max_credits": max_credits}
     return chosen(_FIELDS, only=only, defaults=defaults)
+
+
+def table_arguments(*, only: Collection[str] | None = None) -> dict[str, str]:
+    """
+    Return the form's fields as templates, for the operator that reads the table.
+
+    ``MusicAPIPromptTableOperator(task_id="make_songs", **table_arguments())``.
+
+    :param only: Fields that the form shows. Default: all.
+    """
+    values = {"settle": "{{ params.settle | tojson }}"}
+    return {
+        name: values.get(name, f"{{{{ params.{name} }}}}") for name in _FIELDS if only is None or name in only
+    }

@@ -16,8 +16,6 @@ from airflow.sdk import BaseOperator, ObjectStoragePath, conf
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import (
     MusicAPIError,
-    MusicAPIIncompleteTableError,
-    MusicAPIInvalidRequestError,
     MusicAPIStorageError,
     Spent,
 )
@@ -27,20 +25,17 @@ from musicapi_provider.links.extra_links import MusicAPIManifestLink, MusicAPITr
 from musicapi_provider.operators.apart import run_apart
 from musicapi_provider.operators.arguments import (
     check_policy,
-    flag_of,
     folder_of,
     mapping_of,
     number_of,
     policy_of,
     seconds_of,
-    text_of,
 )
 from musicapi_provider.operators.control_flow import DEFAULT_TIMEOUT, airflow_errors
-from musicapi_provider.prompt_table import query_prompt_table, read_prompt_table
+from musicapi_provider.operators.table_ends import conclude, read_rows
 from musicapi_provider.prompt_table.buyer import TableSettings
 from musicapi_provider.prompt_table.manifest import (
     MANIFESTS,
-    check_complete,
     counts_of,
     manifest_name,
     read_manifest_file,
@@ -54,7 +49,7 @@ from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, Tr
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from musicapi_provider.prompt_table import PromptRow, Row
+    from musicapi_provider.prompt_table import Row
 
 #: Seconds between two creates: the documented limit of the standard tier (facts 1).
 CREATE_INTERVAL = 3.0
@@ -205,7 +200,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
         ti = context["ti"]
         with airflow_errors():
             plan = plan_rows(
-                self._rows(),
+                read_rows(self),
                 self._folder,
                 self.hook.client,
                 self.hook.account,
@@ -261,7 +256,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
             store.write_index()  # the tracks page shows what is stored while the rest is waited for
             if run.in_flight:
                 self._defer(context, run, about)
-        return self._conclude(context, plan, about["manifest"])
+        return conclude(self, context, plan, self._folder, about["manifest"])
 
     async def _work(self, run: TableRun, *, hand_over: bool, poll_first: frozenset[str] | None) -> None:
         await run.run(await self.hook.aclient(), hand_over=hand_over, poll_first=poll_first)
@@ -308,24 +303,6 @@ class MusicAPIPromptTableOperator(BaseOperator):
     def _folder(self) -> ObjectStoragePath:
         return folder_of("destination", self.destination)
 
-    def _rows(self) -> list[PromptRow]:
-        table, sql = text_of(self.prompt_table), text_of(self.sql)
-        if (table is None) == (sql is None):
-            raise MusicAPIInvalidRequestError(
-                f"prompt_table, sql: give one of them; got {table!r} and {sql!r}. Nothing was bought.",
-                next_step="prompt_table is the URI of a file, sql a query on sql_conn_id.",
-            )
-        skip_invalid = flag_of("skip_invalid", self.skip_invalid)
-        if table is not None:
-            return read_prompt_table(ObjectStoragePath(table), skip_invalid=skip_invalid)
-        conn_id = text_of(self.sql_conn_id)
-        if sql is None or conn_id is None:
-            raise MusicAPIInvalidRequestError(
-                "sql_conn_id: is needed with sql. Nothing was bought.",
-                next_step="name the Airflow connection of the database.",
-            )
-        return query_prompt_table(sql, conn_id, parameters=self.sql_parameters, skip_invalid=skip_invalid)
-
     def _store(self) -> TrackStore:
         return TrackStore(
             self._folder,
@@ -352,23 +329,3 @@ class MusicAPIPromptTableOperator(BaseOperator):
             on_unknown_outcome=policy_of(self.on_unknown_outcome),
             about={"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id},
         )
-
-    # -- the end ---------------------------------------------------------------------------------------------
-
-    def _conclude(self, context: Context, plan: Sequence[Row], name: str) -> dict[str, Any]:
-        """Write the manifest, tell the outlets, and say whether it is enough."""
-        for row in plan:
-            row.explain()
-        uri = self.manifest_uri = write_manifest_file(self._folder, name, plan)
-        counts = counts_of(plan, context["ti"].run_id)
-        summary: dict[str, Any] = {"manifest": uri, **counts}
-        self.log.info("%s", ", ".join(f"{name} {value}" for name, value in summary.items()))
-        for outlet in self.outlets:
-            context["outlet_events"][outlet].extra.update({**summary, "destination": self.destination})
-        with airflow_errors():
-            try:
-                check_complete(plan, counts, min_success=self.min_success, manifest=uri)
-            except MusicAPIIncompleteTableError:  # a failed task returns nothing
-                context["ti"].xcom_push(key=xcoms.SUMMARY, value=summary)
-                raise
-        return summary
