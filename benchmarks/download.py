@@ -120,18 +120,20 @@ def store(url: str, destination: str) -> dict[str, Any]:
     """Store a track and return seconds and peak growth; a small one first, which loads what is lazy."""
     from airflow.sdk import ObjectStoragePath
 
+    from musicapi_provider.api.models import Track
     from musicapi_provider.api.settings import ClientSettings
     from musicapi_provider.storage import TrackStore
 
     settings = ClientSettings(api_key="none", base_url=f"{url.rpartition('/')[0]}/api/v1")
     folder = ObjectStoragePath(destination)
     with TrackStore(folder, settings, max_bytes=10**10) as tracks:
-        tracks.store({"clip_id": "small", "audio_url": f"{url.rpartition('/')[0]}/{len(BLOCK)}.mp3"})
+        small = f"{url.rpartition('/')[0]}/{len(BLOCK)}.mp3"
+        tracks.store(Track("", "small", None, audio_url=small))
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before, began = memory("VmRSS"), time.perf_counter()
-        record = tracks.store({"clip_id": "large", "audio_url": url})
+        stored = tracks.store(Track("", "large", None, audio_url=url))
         seconds = time.perf_counter() - began
-    return {"seconds": seconds, "growth": memory("VmHWM") - before, "sha256": record["sha256"]}
+    return {"seconds": seconds, "growth": memory("VmHWM") - before, "sha256": stored.sha256}
 
 
 def ours(url: str, destination: str, environment: dict[str, str] | None = None) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def musicapi_choose_take() -> None:
             raise AirflowFailException(f"There is no {option}: only one take succeeded, and it is stored.")
         folder, drop = ObjectStoragePath(params["destination"]), params["other_take"] == "drop"
         name = who["name"] if who else "nobody in time"
-        return keep_take(folder, clips, clips[index], picked_by=name, drop_others=drop)
+        return keep_take(folder, clips, clips[index], picked_by=name, drop_others=drop).as_json()
 
     keep(store.output, choose.output)
 

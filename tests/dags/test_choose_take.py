@@ -28,7 +28,7 @@ TAKES = ["Take 1", "Take 2"]
 def picks(folder: Path) -> dict[str, str]:
     """Return who has picked which clip, by the index."""
     rows = read_index((folder / "index.csv").read_bytes())
-    return {row["clip_id"]: row["picked_by"] for row in rows}
+    return {row.clip_id: row.picked_by for row in rows}
 
 
 def audio(folder: Path) -> set[str]:

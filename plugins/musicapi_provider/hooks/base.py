@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import requests
 
     from musicapi_provider.api.async_client import MusicAPIAsyncClient
-    from musicapi_provider.api.models import Credits, MusicTask
+    from musicapi_provider.api.models import Credits, MusicTask, Track
 
 #: Environment variables of the vendor's own SDK (facts 1); used when the default connection is missing.
 KEY_VARIABLE = "MUSICAPI_KEY"
@@ -207,9 +207,9 @@ class MusicAPIBaseHook(BaseHook):
         """
         return failure_of(self.client, music_task_id)
 
-    def fresh_tracks(self, music_task_id: str) -> list[dict[str, Any]]:
-        """Return a music task's clips as they are now, lyrics and fresh URLs included; free."""
-        return [track.as_dict(include_lyrics=True) for track in self.get_task(music_task_id).tracks]
+    def fresh_tracks(self, music_task_id: str) -> Sequence[Track]:
+        """Return a music task's tracks as they are now, fresh URLs included; free."""
+        return self.get_task(music_task_id).tracks
 
     def wait_for_tracks(
         self, music_task_id: str | list[str], *, timeout: float = 1800.0, fail_on_partial: bool = False

@@ -44,7 +44,7 @@ from musicapi_provider.prompt_table.manifest import (
 from musicapi_provider.prompt_table.plan import plan_rows
 from musicapi_provider.prompt_table.run import TableRun
 from musicapi_provider.purchases import generation_of
-from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
+from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, About, TrackStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -327,5 +327,5 @@ class MusicAPIPromptTableOperator(BaseOperator):
             poll_interval=self.poll_interval,
             fail_on_partial=self.fail_on_partial,
             on_unknown_outcome=policy_of(self.on_unknown_outcome),
-            about={"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id},
+            about=About(dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id),
         )

@@ -5,10 +5,12 @@ The operator that stores tracks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
+from musicapi_provider.api.models import Track
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
 from musicapi_provider.hooks.base import MusicAPIBaseHook
@@ -16,10 +18,12 @@ from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPICoverLink, MusicAPIListenLink, MusicAPITracksLink
 from musicapi_provider.operators.arguments import folder_of
 from musicapi_provider.operators.control_flow import airflow_errors
-from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
+from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, About, TrackStore
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
+
+    from musicapi_provider.storage import StoredTrack
 
 
 class MusicAPIStoreTracksOperator(BaseOperator):
@@ -98,7 +102,8 @@ class MusicAPIStoreTracksOperator(BaseOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Store what is not stored yet and return a record per track."""
         with airflow_errors():
-            tracks, orders = _tracks(self.tracks), _orders(self.submission)
+            tracks, about = _tracks(self.tracks), self._about(context)
+            about_tasks = _about_tasks(self.submission, about)
             folder = folder_of("destination", self.destination)
             context["ti"].xcom_push(key=xcoms.DESTINATION, value=self.destination.rstrip("/"))
             hook = MusicAPIBaseHook(self.musicapi_conn_id)
@@ -112,33 +117,31 @@ class MusicAPIStoreTracksOperator(BaseOperator):
                 fresh_tracks=hook.fresh_tracks,
                 concurrency=self.concurrency,
             ) as store:
-                records = store.store_all(tracks, about=self._about(context), orders=orders)
+                stored = store.store_all(tracks, about, about_tasks=about_tasks)
                 store.write_index()
-        self.log.info("%d tracks are in %s", len(records), self.destination)
-        self._tell_outlets(context, records)
-        self.stored_records = records
-        return records
+        self.log.info("%d tracks are in %s", len(stored), self.destination)
+        self._tell_outlets(context, stored)
+        self.stored_records = [track.as_json() for track in stored]
+        return self.stored_records
 
-    def _about(self, context: Context) -> dict[str, Any]:
+    def _about(self, context: Context) -> About:
         """Return what a sidecar tells of where its track came from."""
-        instance = context["ti"]
         names = ("dag_id", "task_id", "run_id", "map_index", "try_number")
-        known = {name: getattr(instance, name, None) for name in names}
-        plain = {name: value for name, value in known.items() if isinstance(value, (str, int))}
-        return {**({"prompt_id": self.prompt_id} if self.prompt_id else {}), **plain}
+        known = {name: getattr(context["ti"], name, None) for name in names}
+        return replace(About.from_json(known), prompt_id=self.prompt_id or None, more={})
 
-    def _tell_outlets(self, context: Context, records: list[dict[str, Any]]) -> None:
-        counts = {"tracks": len(records), "bytes": sum(record["bytes"] for record in records)}
+    def _tell_outlets(self, context: Context, stored: Sequence[StoredTrack]) -> None:
+        counts = {"tracks": len(stored), "bytes": sum(track.bytes for track in stored)}
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra.update({**counts, "destination": self.destination})
 
 
-def _orders(value: Any) -> dict[str, dict[str, Any]]:
-    """Return what the submission argument tells of each music task: what was ordered, and what it cost."""
+def _about_tasks(value: Any, about: About) -> dict[str, About]:
+    """Return what is known of each music task: also what the submission argument says, order and cost."""
     found = [] if value is None else [value] if isinstance(value, Mapping) else value
     if isinstance(found, str) or not isinstance(found, Iterable):
         found = [found]
-    orders = {}
+    about_tasks = {}
     for one in found:
         if not isinstance(one, Mapping):
             raise MusicAPIInvalidRequestError(
@@ -146,15 +149,17 @@ def _orders(value: Any) -> dict[str, dict[str, Any]]:
                 "Nothing was stored yet.",
                 next_step='pass submission=create.output["submission"] (a template makes text of a mapping).',
             )
-        known = {name: one[name] for name in ("body", "credits", "lost_credits") if one.get(name) is not None}
-        orders[str(one.get("music_task_id"))] = known
-    return orders
+        order = About.from_json(one)
+        about_tasks[str(one.get("music_task_id"))] = replace(
+            about, body=order.body, credits=order.credits, lost_credits=order.lost_credits
+        )
+    return about_tasks
 
 
-def _tracks(value: Any) -> list[Mapping[str, Any]]:
+def _tracks(value: Any) -> list[Track]:
     """Return the tracks argument, which must be a list of dicts once rendered."""
     if isinstance(value, Sequence) and all(isinstance(track, Mapping) for track in value):
-        return list(value)
+        return [Track.from_dict(track) for track in value]
     raise MusicAPIInvalidRequestError(
         f"tracks: must be a list of tracks as the sensor returns it; got {str(value)[:60]!r}.",
         next_step="pass tracks=sensor.output (a template makes text of a list).",

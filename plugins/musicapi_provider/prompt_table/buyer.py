@@ -11,10 +11,10 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
@@ -40,6 +40,7 @@ from musicapi_provider.purchases import (
     run_of,
     status_of,
 )
+from musicapi_provider.storage.records import About
 from musicapi_provider.waiting.pace import Pace, asks_for_a_pause
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class TableSettings:
     poll_interval: float | None = None
     fail_on_partial: bool = False
     on_unknown_outcome: UnknownOutcome = UnknownOutcome.FAIL
-    about: Mapping[str, Any] | None = None
+    about: About = About()  # noqa: RUF009 - frozen
 
 
 class Buyer:

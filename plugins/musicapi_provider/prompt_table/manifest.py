@@ -20,6 +20,7 @@ from musicapi_provider.exceptions import MusicAPIIncompleteTableError, MusicAPIS
 from musicapi_provider.files import put_whole
 from musicapi_provider.prompt_table.budget import credits_of_run
 from musicapi_provider.prompt_table.row import Row, RowState
+from musicapi_provider.storage.records import StoredTrack
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,14 +197,19 @@ def _schema() -> pa.Schema:
     return pa.schema(list(columns.items()))
 
 
-def tracks_of(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def tracks_of(rows: Iterable[Row]) -> list[StoredTrack]:
     """
     Return all stored tracks of a manifest, each with its row's ``prompt_id``: rows for a database.
 
     Databases refuse texts with halves of surrogate pairs, and Postgres such with NUL: both are replaced.
     """
     return [
-        {name: _storable(value) for name, value in {**track, "prompt_id": row.prompt_id}.items()}
+        StoredTrack.from_json(
+            {
+                name: _storable(value)
+                for name, value in {**track.as_json(), "prompt_id": row.prompt_id}.items()
+            }
+        )
         for row in rows
         for track in row.tracks
     ]

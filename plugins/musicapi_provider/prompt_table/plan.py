@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
@@ -19,6 +20,7 @@ from musicapi_provider.prompt_table.budget import Budget, in_turn, postpone
 from musicapi_provider.prompt_table.row import Adopt, Resubmit, Row, RowState, decision_from
 from musicapi_provider.prompt_table.stored import set_stored
 from musicapi_provider.purchases import UnknownOutcome, read_stores
+from musicapi_provider.storage.records import StoredTrack
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from musicapi_provider.api.client import MusicAPIClient
     from musicapi_provider.prompt_table.reading import PromptRow
-    from musicapi_provider.prompt_table.stored import TrackRecord
     from musicapi_provider.purchases import FolderStore
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def rows_to_do(plan: Iterable[Row]) -> list[ToDo]:
 
 def complete_plan(
     plan: Iterable[Row],
-    tracks: Mapping[str, Sequence[TrackRecord] | None],
+    tracks: Mapping[str, Sequence[object] | None],
     folder: ObjectStoragePath,
     client: MusicAPIClient,
 ) -> list[Row]:
@@ -120,13 +121,14 @@ def complete_plan(
 
     Asks the API (free) about music tasks without stored tracks: have they failed, or may they still come?
 
-    :param tracks: Records of stored tracks by prompt id; those of another music task are passed over.
+    :param tracks: What the mapped tasks have stored by prompt id, records as in their XComs; what is of
+        another music task, or no record, is passed over.
     """
     rows = [replace(row, decision=None) for row in plan]
     missing = [row for row in rows if row.is_missing]
     for row, file in zip(missing, _files_of(missing, folder), strict=True):
         row.learn(file)
-        found = [one for one in tracks.get(row.prompt_id) or [] if _is_of(one, row.music_task_id)]
+        found = _tracks_of(tracks.get(row.prompt_id) or [], row.music_task_id)
         if found:
             set_stored(file, row.music_task_id, found)
             row.set_stored(found)
@@ -146,7 +148,7 @@ def _learn(plan: Sequence[Row], folder: ObjectStoragePath) -> None:
     stored = [row for row in plan if row.state is RowState.STORED]
     there = list_names(folder) if stored else {}
     for row in stored:
-        missing = [track["clip_id"] for track in row.tracks if not _is_there(track, there)]
+        missing = [track.clip_id for track in row.tracks if not _is_there(track, there)]
         if missing:
             log.warning(
                 "%s: the files of %s are gone from %s; its tracks are collected again.",
@@ -159,10 +161,9 @@ def _files_of(rows: Iterable[Row], folder: ObjectStoragePath) -> list[FolderStor
     return read_stores(folder, [(row.prompt_id, row.fingerprint) for row in rows])
 
 
-def _is_there(track: TrackRecord, files: Mapping[str, int | None]) -> bool:
+def _is_there(track: StoredTrack, files: Mapping[str, int | None]) -> bool:
     """Tell whether a stored track's file is in the folder, whole."""
-    name = str(track.get("uri")).rpartition("/")[2]
-    return name in files and track.get("bytes") in (None, files[name])
+    return track.file_name in files and track.bytes in (0, files[track.file_name])
 
 
 def _poll(rows: Iterable[Row], client: MusicAPIClient) -> None:
@@ -172,8 +173,13 @@ def _poll(rows: Iterable[Row], client: MusicAPIClient) -> None:
             row.refund(reason)
 
 
-def _is_of(track: TrackRecord, music_task_id: str | None) -> bool:
-    return music_task_id is not None and track.get("music_task_id") == music_task_id
+def _tracks_of(records: Iterable[object], music_task_id: str | None) -> list[StoredTrack]:
+    """Return those records that are of a music task."""
+    found = []
+    for record in records if music_task_id else ():
+        with suppress(ValueError):
+            found.append(StoredTrack.from_json(record))
+    return [track for track in found if track.music_task_id == music_task_id]
 
 
 # -- what is decided -----------------------------------------------------------------------------------------

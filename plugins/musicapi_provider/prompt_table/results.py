@@ -5,12 +5,15 @@ The stored tracks of a manifest, for later tasks: as records, or as rows of a SQ
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook, ObjectStoragePath
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError
 from musicapi_provider.prompt_table.manifest import read_manifest_file, tracks_of
+
+if TYPE_CHECKING:
+    from musicapi_provider.storage.records import StoredTrack
 
 #: Columns of a table of tracks.
 TRACK_COLUMNS = {
@@ -30,7 +33,7 @@ TRACK_COLUMNS = {
 TABLE_NAME = r"^[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?$"
 
 
-def read_tracks(manifest: str) -> list[dict[str, Any]]:
+def read_tracks(manifest: str) -> list[StoredTrack]:
     """
     Return the stored tracks of a manifest, each with its row's ``prompt_id``.
 
@@ -61,7 +64,7 @@ def upsert_tracks(manifest: str, sql_conn_id: str, table: str) -> int:
     hook.run(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
     hook.insert_rows(
         table,
-        [[track.get(name) for name in TRACK_COLUMNS] for track in tracks],
+        [[getattr(track, name) for name in TRACK_COLUMNS] for track in tracks],
         target_fields=list(TRACK_COLUMNS),
         replace=True,  # the upsert of the connection's database
         replace_index="clip_id",

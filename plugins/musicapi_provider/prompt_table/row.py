@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from musicapi_provider.prompt_table.stored import TrackRecord, stored_tracks
+from musicapi_provider.prompt_table.stored import stored_tracks
 from musicapi_provider.purchases import (
     FolderStore,
     Order,
@@ -21,6 +21,7 @@ from musicapi_provider.purchases import (
     run_of,
     status_of,
 )
+from musicapi_provider.storage.records import StoredTrack
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -109,7 +110,7 @@ class Row:
     lost_credits: float = 0.0
     price: float = 0.0
     paid_by: str = ""
-    tracks: Sequence[TrackRecord] = ()
+    tracks: Sequence[StoredTrack] = ()
     decision: Decision = None
     retryable: bool = False
 
@@ -132,6 +133,7 @@ class Row:
         known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
         decision = value.get("decision")
         known["state"] = RowState(value["state"])
+        known["tracks"] = [StoredTrack.from_json(track) for track in value["tracks"]]
         known["decision"] = None if decision is None else decision_from(str(decision))
         return cls(**known)
 
@@ -145,7 +147,7 @@ class Row:
         value |= {
             "body": dict(self.body),
             "state": str(self.state),
-            "tracks": [dict(track) for track in self.tracks],
+            "tracks": [track.as_json() for track in self.tracks],
             "decision": None if self.decision is None else str(self.decision),
         }
         return {name: one for name, one in value.items() if not (final and name in OF_THE_RUN)}
@@ -205,7 +207,7 @@ class Row:
         self.state, self.music_task_id = RowState.SUBMITTED, bought.music_task_id
         self.credits, self.lost_credits = bought.credits, bought.lost_credits
 
-    def set_stored(self, tracks: Sequence[TrackRecord]) -> None:
+    def set_stored(self, tracks: Sequence[StoredTrack]) -> None:
         """Its tracks are stored."""
         self.state, self.tracks = RowState.STORED, tracks
         self.error, self.retryable = None, False

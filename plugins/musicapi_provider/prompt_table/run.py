@@ -17,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from musicapi_provider.exceptions import (
     MusicAPIDeadlineError,
@@ -32,7 +33,7 @@ from musicapi_provider.files import patiently
 from musicapi_provider.prompt_table.buyer import Buyer, see_to_record
 from musicapi_provider.prompt_table.row import Row, RowState
 from musicapi_provider.prompt_table.stored import set_stored
-from musicapi_provider.storage import records_of
+from musicapi_provider.storage import StoredTrack, all_stored
 from musicapi_provider.waiting.poller import Poller
 from musicapi_provider.waiting.wait import Wait, look_async
 
@@ -200,17 +201,19 @@ class TableRun:
         return await self._loop.run_in_executor(self._storers, self._store, row, tracks)
 
     def _store(self, row: Row, tracks: Sequence[Track]) -> None:
-        about = {
-            **(self.settings.about or {}),
-            **{"prompt_id": row.prompt_id, "body": dict(row.body), "fingerprint": row.fingerprint},
-            **{"submitted_at": row.submitted_at, "credits": row.credits},
-        }
-        found = [track.as_dict(include_lyrics=True) for track in tracks]
-        records = store_each(found, lambda track: patiently(lambda: self.store.store(track, about=about)))
+        about = replace(
+            self.settings.about,
+            prompt_id=row.prompt_id,
+            body=dict(row.body),
+            fingerprint=row.fingerprint,
+            submitted_at=row.submitted_at,
+            credits=row.credits,
+        )
+        stored = store_each(tracks, lambda track: patiently(lambda: self.store.store(track, about)))
         file = row.file_in(self.settings.folder)
         patiently(lambda: see_to_record(file, row, self.settings.generation))
-        patiently(lambda: set_stored(file, row.music_task_id, records))
-        row.set_stored(records)
+        patiently(lambda: set_stored(file, row.music_task_id, stored))
+        row.set_stored(stored)
 
     def _not_collected(self, row: Row, error: MusicAPIError) -> None:
         if error.spent is Spent.REFUNDED:
@@ -252,21 +255,19 @@ class TableRun:
         return self.to_buy * max(1 / self.buyer.pace.current, median / self.settings.max_in_flight) + median
 
 
-def store_each(
-    tracks: Sequence[Mapping[str, Any]], store: Callable[[Mapping[str, Any]], dict[str, Any]]
-) -> list[dict[str, Any]]:
+def store_each(tracks: Sequence[Track], store: Callable[[Track], StoredTrack]) -> list[StoredTrack]:
     """
     Store every track that can be stored, then fail if one could not.
 
     :raises MusicAPIStorageError: names every track that is missing, and why.
     """
-    outcomes: list[dict[str, Any] | Exception] = []
+    outcomes: list[StoredTrack | Exception] = []
     for track in tracks:
         try:
             outcomes.append(store(track))
         except MusicAPIStorageError as error:
             outcomes.append(error)
-    return records_of(outcomes)
+    return all_stored(outcomes)
 
 
 def _rounded(seconds: float) -> str:

@@ -4,34 +4,36 @@ What a person decides about stored tracks: this take is the one, that take may g
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.files import bytes_of, remove
+from musicapi_provider.files import remove
 from musicapi_provider.storage.index import update_index
 from musicapi_provider.storage.kinds import AUDIO, IMAGE
-from musicapi_provider.storage.tracks import checked_clip_id, record_of, write_sidecar
+from musicapi_provider.storage.tracks import checked_clip_id, read_sidecar, write_sidecar
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
+    from musicapi_provider.storage.records import Sidecar, StoredTrack
+
 
 def pick_track(
     folder: ObjectStoragePath, clip_id: str, *, picked_by: str, instead_of: Iterable[str] = ()
-) -> dict[str, Any]:
+) -> StoredTrack:
     """
     Write down who has picked a stored track: ``picked_by`` and ``picked_at`` in its sidecar, and the index.
 
     Doing it again changes nothing.
 
     :param instead_of: Clips that were not picked: what an earlier choice has written there is taken back.
-    :return: The track's record, as :class:`~musicapi_provider.storage.TrackStore` returns it.
+    :return: The track, as :class:`~musicapi_provider.storage.TrackStore` returns it.
     :raises MusicAPIStorageError: no such track is stored in the folder.
     """
-    sidecar = _sidecar(folder, clip_id)
+    sidecar = read_sidecar(folder, clip_id)
     if sidecar is None:
         raise MusicAPIStorageError(
             f"Clip {clip_id} is not stored in {folder}, so it cannot be picked.",
@@ -39,27 +41,19 @@ def pick_track(
         )
     others = list(instead_of)
     for other in others:
-        if (unpicked := _sidecar(folder, other)) is not None:
+        if (unpicked := read_sidecar(folder, other)) is not None:
             _write_pick(folder, unpicked, None)
     _write_pick(folder, sidecar, picked_by)
     update_index(folder, {clip_id, *others})
-    return record_of(sidecar)
+    return sidecar.stored
 
 
-def _sidecar(folder: ObjectStoragePath, clip_id: str) -> dict[str, Any] | None:
-    try:
-        sidecar = json.loads(bytes_of(folder / f"{checked_clip_id(clip_id)}.json") or b"")
-    except ValueError:
-        return None
-    return sidecar if isinstance(sidecar, dict) and sidecar.get("clip_id") == clip_id else None
-
-
-def _write_pick(folder: ObjectStoragePath, sidecar: dict[str, Any], picked_by: str | None) -> None:
-    about = dict(sidecar.get("about") or {})
-    if about.get("picked_by") == picked_by:
+def _write_pick(folder: ObjectStoragePath, sidecar: Sidecar, picked_by: str | None) -> None:
+    if sidecar.about.picked_by == picked_by:
         return
-    about.update(picked_by=picked_by, picked_at=datetime.now(UTC).isoformat(timespec="seconds"))
-    write_sidecar(folder, {**sidecar, "about": about})
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    about = replace(sidecar.about, picked_by=picked_by, picked_at=now if picked_by else None)
+    write_sidecar(folder, replace(sidecar, about=about))
 
 
 def remove_track(folder: ObjectStoragePath, clip_id: str) -> None:
@@ -85,17 +79,17 @@ def keep_take(
     *,
     picked_by: str,
     drop_others: bool = False,
-) -> dict[str, Any]:
+) -> StoredTrack:
     """
     Write down which take of a song a person has picked; perhaps remove the others.
 
     :param clip_ids: All takes of the song.
     :param drop_others: Remove what was not picked, see :func:`remove_track`.
-    :return: The picked track's record.
+    :return: The picked track.
     :raises MusicAPIStorageError: the picked take is not stored in the folder.
     """
     others = [clip_id for clip_id in clip_ids if clip_id != picked]
-    record = pick_track(folder, picked, picked_by=picked_by, instead_of=others)
+    stored = pick_track(folder, picked, picked_by=picked_by, instead_of=others)
     for clip_id in others if drop_others else []:
         remove_track(folder, clip_id)
-    return record
+    return stored

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from musicapi_provider.storage.partial import PartFile
 
 log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 #: Tries of one download, and seconds before the second one, doubled each time.
 ATTEMPTS = 4
@@ -51,7 +53,7 @@ class Downloads:
         """Close the connections."""
         self._media.close()
 
-    def audio(self, url: Any, part: PartFile, stated: Any) -> float:
+    def audio(self, url: str | None, part: PartFile, stated: float | None) -> float:
         """
         Download a track and return its measured duration in seconds.
 
@@ -61,25 +63,24 @@ class Downloads:
         """
 
         def check() -> float:
-            seconds = seconds_of(part, url)
-            if isinstance(stated, (int, float)) and seconds < stated * (1 - SHORT_BY) - 1:
+            seconds = seconds_of(part, str(url))
+            if stated is not None and seconds < stated * (1 - SHORT_BY) - 1:
                 part.discard()
                 raise BrokenDownloadError(
                     f"the file lasts {seconds:g} of {stated:g} s: a streaming preview or cut short"
                 )
             return seconds
 
-        seconds: float = self._download(url, AUDIO, part, check)
-        return seconds
+        return self._download(url, AUDIO, part, check)
 
-    def cover(self, url: Any, part: PartFile) -> None:
+    def cover(self, url: str | None, part: PartFile) -> None:
         """Download a picture."""
         self._download(url, IMAGE, part, lambda: None)
 
-    def _download(self, url: Any, kind: Kind, part: PartFile, check: Callable[[], Any]) -> Any:
+    def _download(self, url: str | None, kind: Kind, part: PartFile, check: Callable[[], _Result]) -> _Result:
         """Download into a part file and check it; repeat or resume what can be."""
 
-        def once() -> Any:
+        def once() -> _Result:
             self._media.fetch(url, kind, part, self._stopped)
             part.close()
             return check()

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from musicapi_provider.api.bodies import prompt_of
 from musicapi_provider.files import contents_of, is_object_store, list_names
 from musicapi_provider.storage.partial import Leftovers, put
+from musicapi_provider.storage.records import Sidecar
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INDEX = "index.csv"
-#: ``duration``: seconds. ``credits``: expected ones of the whole music task, all its takes together.
-#: ``dag_id``, ``run_id``: who stored it. ``picked_by``: the person who chose this take.
-COLUMNS = (
-    *("title", "prompt_id", "duration", "credits", "file", "cover", "music_task_id", "clip_id", "stored_at"),
-    *("dag_id", "run_id", "picked_by", "prompt"),
-)
-_ABOUT = ("credits", "dag_id", "run_id", "picked_by")
-_FILE, _COVER, _CLIP_ID, _STORED_AT = map(COLUMNS.index, ("file", "cover", "clip_id", "stored_at"))
 #: Sidecars read at a time: bounds memory, and lets object storages answer many at once.
 _BATCH = 500
 #: A spreadsheet takes no longer cells.
@@ -46,7 +38,33 @@ _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 #: Rounds of looking again after writing; under load two or three are needed.
 _ROUNDS = 20
 
-Row = tuple[str, ...]
+
+class IndexRow(NamedTuple):
+    """
+    A line of the index, a cell for each column, as text; what is not known is empty.
+
+    :param duration: Seconds.
+    :param credits: Expected ones of the whole music task, all its takes together.
+    :param dag_id, run_id: Who stored it.
+    :param picked_by: The person who chose this take.
+    """
+
+    title: str
+    prompt_id: str
+    duration: str
+    credits: str
+    file: str
+    cover: str
+    music_task_id: str
+    clip_id: str
+    stored_at: str
+    dag_id: str
+    run_id: str
+    picked_by: str
+    prompt: str
+
+
+COLUMNS = IndexRow._fields
 
 
 def update_index(folder: ObjectStoragePath, rewritten: Collection[str] = ()) -> ObjectStoragePath:
@@ -56,11 +74,11 @@ def update_index(folder: ObjectStoragePath, rewritten: Collection[str] = ()) -> 
     :param rewritten: Clips whose sidecars this process has written, so that their rows may be old.
     """
     path = folder / INDEX
-    rows: Collection[Row] = ()
+    rows: Collection[IndexRow] = ()
     for round_ in range(_ROUNDS):
         names = list_names(folder)
         before = contents_of(folder, [INDEX]).get(INDEX, b"") if INDEX in names else b""
-        kept = [row for row in _rows_of(before) if row[_CLIP_ID] not in rewritten or row in rows]
+        kept = [row for row in _rows_of(before) if row.clip_id not in rewritten or row in rows]
         rows = _rows_now(folder, names, kept)
         content = _csv(rows)
         if content == before:
@@ -73,23 +91,23 @@ def update_index(folder: ObjectStoragePath, rewritten: Collection[str] = ()) -> 
     return path
 
 
-def read_index(content: bytes) -> list[dict[str, str]]:
-    """Return an index's rows by column; none of one that is damaged, or that another version has written."""
-    return [dict(zip(COLUMNS, map(_text_of, row), strict=True)) for row in _rows_of(content)]
+def read_index(content: bytes) -> list[IndexRow]:
+    """Return an index's rows; none of one that is damaged, or that another version has written."""
+    return [IndexRow(*map(_text_of, row)) for row in _rows_of(content)]
 
 
-def _rows_now(folder: ObjectStoragePath, names: Collection[str], kept: Iterable[Row]) -> list[Row]:
+def _rows_now(folder: ObjectStoragePath, names: Collection[str], kept: Iterable[IndexRow]) -> list[IndexRow]:
     """Return the rows that a listing asks for, in order; reads the sidecars that no kept row stands for."""
-    rows = {row[_CLIP_ID]: row for row in kept if _is_current(row, names)}
+    rows = {row.clip_id: row for row in kept if _is_current(row, names)}
     missing = [name for name in names if name.endswith(".json") and name[:-5] not in rows]
     for start in range(0, len(missing), _BATCH):
         for name, content in contents_of(folder, missing[start : start + _BATCH]).items():
             if (row := _row_of(name[:-5], content, names)) is not None:
-                rows[row[_CLIP_ID]] = row
-    return sorted(rows.values(), key=lambda row: (row[_STORED_AT], row[_CLIP_ID]))
+                rows[row.clip_id] = row
+    return sorted(rows.values(), key=lambda row: (row.stored_at, row.clip_id))
 
 
-def _rows_of(content: bytes) -> list[Row]:
+def _rows_of(content: bytes) -> list[IndexRow]:
     """Read an index as written by this version; of another one, or a damaged one, nothing."""
     try:
         rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))
@@ -99,12 +117,12 @@ def _rows_of(content: bytes) -> list[Row]:
         if content:
             log.info("%s is not as this version writes it; who stores next makes it anew.", INDEX)
         return []
-    return [tuple(row) for row in rows[1:]]
+    return [IndexRow(*row) for row in rows[1:]]
 
 
-def _is_current(row: Row, names: Collection[str]) -> bool:
+def _is_current(row: IndexRow, names: Collection[str]) -> bool:
     """Tell whether a row still agrees with the listing; a cover that came later makes it old."""
-    file, cover, clip_id = row[_FILE], row[_COVER], row[_CLIP_ID]
+    file, cover, clip_id = row.file, row.cover, row.clip_id
     if f"{clip_id}.json" not in names or file not in names:
         return False
     return cover in names if cover else _cover_of(clip_id, names) is None
@@ -114,33 +132,39 @@ def _cover_of(clip_id: str, names: Collection[str]) -> str | None:
     return next((name for s in ("jpeg", "png", "webp") if (name := f"{clip_id}.{s}") in names), None)
 
 
-def _row_of(clip_id: str, content: bytes, names: Collection[str]) -> Row | None:
+def _row_of(clip_id: str, content: bytes, names: Collection[str]) -> IndexRow | None:
     """Make the row of a sidecar; other JSON files have none."""
     try:
-        sidecar = json.loads(content)
-        file = sidecar["uri"].rsplit("/", 1)[-1]
-        cover = str(sidecar.get("cover_uri") or "").rsplit("/", 1)[-1]
-        about = sidecar.get("about") or {}
-        if sidecar["clip_id"] != clip_id or file not in names:
-            return None
-        cells = {
-            **{name: sidecar.get(name) for name in COLUMNS},
-            **{name: about.get(name) for name in _ABOUT},
-            "file": file,
-            "cover": cover if cover in names else "",
-            "prompt": about.get("prompt") or prompt_of(about.get("body")),
-        }
-    except (ValueError, TypeError, KeyError, AttributeError):
+        sidecar = Sidecar.from_bytes(content)
+    except ValueError:
         return None
-    return tuple(_cell(cells[name]) for name in COLUMNS)
+    stored, about = sidecar.stored, sidecar.about
+    if stored.clip_id != clip_id or stored.file_name not in names:
+        return None
+    cover = (stored.cover_uri or "").rpartition("/")[2]
+    return IndexRow(
+        title=_cell(stored.title),
+        prompt_id=_cell(stored.prompt_id),
+        duration=_cell(stored.duration),
+        credits=_cell(about.credits),
+        file=_cell(stored.file_name),
+        cover=_cell(cover if cover in names else None),
+        music_task_id=_cell(stored.music_task_id),
+        clip_id=_cell(clip_id),
+        stored_at=_cell(sidecar.stored_at),
+        dag_id=_cell(about.dag_id),
+        run_id=_cell(about.run_id),
+        picked_by=_cell(about.picked_by),
+        prompt=_cell(about.prompt or prompt_of(about.body)),
+    )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: str | float | None) -> str:
     if value is None:
         return ""
     if isinstance(value, (int, float)):
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-    text = str(value)[:_LONGEST_CELL]
+    text = value[:_LONGEST_CELL]
     return f"'{text}" if _FORMULA.match(text) else text
 
 
@@ -148,7 +172,7 @@ def _text_of(cell: str) -> str:
     return cell[1:] if _ESCAPED.match(cell) else cell
 
 
-def _csv(rows: list[Row]) -> bytes:
+def _csv(rows: list[IndexRow]) -> bytes:
     """Write the table; with the mark at its beginning that makes spreadsheets read it as UTF-8."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -83,7 +83,7 @@ class MediaClient:
         """Close the connections."""
         self._session.close()
 
-    def fetch(self, url: Any, kind: Kind, part: PartFile, stopped: threading.Event) -> None:
+    def fetch(self, url: str | None, kind: Kind, part: PartFile, stopped: threading.Event) -> None:
         """
         Write the body into a part file: what it lacks, if the server lets us go on, else all of it.
 
@@ -152,7 +152,7 @@ class MediaClient:
         except (requests.RequestException, HTTPError) as error:
             raise BrokenDownloadError(f"no answer ({type(error).__name__})") from error
 
-    def _usable(self, url: Any) -> str:
+    def _usable(self, url: str | None) -> str:
         if isinstance(url, str) and is_usable_url(url, allow_http=self._settings.allow_http_audio):
             return url
         stream = isinstance(url, str) and _host(url) in STREAM_HOSTS

@@ -4,20 +4,22 @@ Playlists (M3U8) beside stored tracks: what is new, and all that is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from musicapi_provider.files import bytes_of, put_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
+    from musicapi_provider.storage.records import StoredTrack
+
 _HEADER = "#EXTM3U\n"
 
 
 def write_playlists(
     folder: ObjectStoragePath,
-    tracks: Iterable[Mapping[str, Any]],
+    tracks: Iterable[StoredTrack],
     *,
     new: str = "new_tracks.m3u8",
     every: str = "all_tracks.m3u8",
@@ -28,16 +30,12 @@ def write_playlists(
     Safe to repeat: when nothing is new, both lists stay as they are.
 
     :param folder: Where the tracks are stored, and the playlists will be.
-    :param tracks: Records of stored tracks, with ``prompt_id`` for those without a title.
+    :param tracks: Stored tracks; those without a title are called by their ``prompt_id``.
     """
     # Not by what a run has paid: it may have stored what an earlier one, killed or failed, has bought.
     listed = (bytes_of(folder / every) or _HEADER.encode()).decode()
     known = set(listed.splitlines())
-    entries = {
-        track["clip_id"]: _entry(track, file)
-        for track in tracks
-        if (file := str(track["uri"]).rpartition("/")[2]) not in known
-    }
+    entries = {track.clip_id: _entry(track) for track in tracks if track.file_name not in known}
     if entries:
         added = "".join(entries.values())
         put_whole(folder / new, [f"{_HEADER}{added}".encode()])
@@ -45,8 +43,8 @@ def write_playlists(
     return len(entries)
 
 
-def _entry(track: Mapping[str, Any], file: str) -> str:
+def _entry(track: StoredTrack) -> str:
     """Return a track's lines. Its title is anybody's text: a line break in it would be a line of the list."""
-    title = " ".join(str(track["title"] or track.get("prompt_id") or file).split())
+    title = " ".join((track.title or track.prompt_id or track.file_name).split())
     shown = title.encode(errors="replace").decode()
-    return f"#EXTINF:{track['duration'] or -1:.0f},{shown}\n{file}\n"
+    return f"#EXTINF:{track.duration or -1:.0f},{shown}\n{track.file_name}\n"

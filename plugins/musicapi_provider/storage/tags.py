@@ -15,7 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 from musicapi_provider.exceptions import MusicAPIStorageError
 
 if TYPE_CHECKING:
+    from musicapi_provider.api.models import Track
     from musicapi_provider.storage.partial import PartFile
+    from musicapi_provider.storage.records import About
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +48,19 @@ class Tags:
     cover: tuple[bytes, str] | None = None
 
     @classmethod
-    def of(
-        cls, track: Mapping[str, Any], about: Mapping[str, Any], cover: tuple[bytes, str] | None = None
-    ) -> Tags:
-        """Take the tags out of a track dict and what else is known of it."""
-        ids = [f"{name}: {track[name]}" for name in ("music_task_id", "clip_id") if track.get(name)]
+    def of(cls, track: Track, about: About, cover: tuple[bytes, str] | None = None) -> Tags:
+        """Take the tags out of a track and what else is known of it."""
+        ids = {"music_task_id": track.music_task_id, "clip_id": track.clip_id}
         return cls(
-            title=_text(track.get("title")),
-            genre=_text(track.get("tags")),
-            comment=", ".join(ids),
-            lyrics=_text(track.get("lyrics")) or lyrics_of(about.get("body")),
+            title=_text(track.title),
+            genre=_text(track.tags),
+            comment=", ".join(f"{name}: {id_}" for name, id_ in ids.items() if id_),
+            lyrics=_text(track.lyrics) or lyrics_of(about.body),
             cover=cover if cover and cover[1] in _COVER_TYPES else None,
         )
 
 
-def lyrics_of(body: Any) -> str | None:
+def lyrics_of(body: object) -> str | None:
     """Return the lyrics that a request body ordered: its ``prompt`` in custom mode, unless it is a brief."""
     if not isinstance(body, Mapping) or body.get("make_instrumental"):
         return None
@@ -68,7 +68,7 @@ def lyrics_of(body: Any) -> str | None:
     return (_text(body.get("prompt")) if is_lyrics else None) or _text(body.get("lyrics"))
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     # Half of a surrogate pair cannot be written into a file.

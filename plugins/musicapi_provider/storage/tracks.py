@@ -4,30 +4,32 @@ Store tracks in a folder of object storage: each once, whole, and with all that 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from musicapi_provider.api.bodies import shortened
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError
-from musicapi_provider.files import file_system, make_folder
+from musicapi_provider.files import bytes_of, file_system, make_folder
 from musicapi_provider.storage.downloads import Downloads
 from musicapi_provider.storage.index import update_index
 from musicapi_provider.storage.kinds import AUDIO, IMAGE
 from musicapi_provider.storage.partial import Leftovers, PartFile, put, size_of
+from musicapi_provider.storage.records import About, Sidecar, StoredTrack
 from musicapi_provider.storage.tags import Tags, tag
 from musicapi_provider.storage.urls import TrackURLs
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
+    from musicapi_provider.api.models import Track
     from musicapi_provider.api.settings import ClientSettings
 
 log = logging.getLogger(__name__)
@@ -38,10 +40,6 @@ DEFAULT_MAX_BYTES = 200 * 1024 * 1024
 DEFAULT_CONCURRENCY = 4
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-#: What a record holds of the track; the rest of it stands in the sidecar.
-_TRACK_KEYS = ("clip_id", "music_task_id", "title", "audio_url")
-#: What a sidecar holds beside the record.
-_BESIDE_RECORD = frozenset({"stored_at", "track", "about"})
 
 
 class TrackStore:
@@ -58,7 +56,7 @@ class TrackStore:
     :param store_cover: Also store the cover image.
     :param embed_tags: Write title, genre, ids, lyrics and the stored cover into the audio file. Hash and size
         are then those of the tagged file. Tracks that are stored already stay as they are.
-    :param fresh_tracks: Reads a music task again, by its id, and returns its track dicts. Asked once per
+    :param fresh_tracks: Reads a music task again, by its id, and returns its tracks. Asked once per
         track, when the media host answers 403, 404 or 410: URLs may expire, what was paid for does not.
     :param concurrency: Downloads at a time in :meth:`store_all`.
     """
@@ -71,7 +69,7 @@ class TrackStore:
         max_bytes: int = DEFAULT_MAX_BYTES,
         store_cover: bool = False,
         embed_tags: bool = False,
-        fresh_tracks: Callable[[str], Sequence[Mapping[str, Any]]] | None = None,
+        fresh_tracks: Callable[[str], Sequence[Track]] | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
     ) -> None:
         if concurrency < 1:
@@ -128,39 +126,38 @@ class TrackStore:
 
     def store_all(
         self,
-        tracks: Iterable[Mapping[str, Any]],
+        tracks: Iterable[Track],
+        about: About = About(),  # noqa: B008 - frozen
         *,
-        about: Mapping[str, Any] | None = None,
-        orders: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> list[dict[str, Any]]:
+        about_tasks: Mapping[str, About] | None = None,
+    ) -> list[StoredTrack]:
         """
         Store every track that can be stored, some at a time, then fail if one could not.
 
         :param about: As in :meth:`store`, the same for all.
-        :param orders: What a sidecar shall tell of its track's music task beside that, by its id.
-        :return: their records, in the order of the tracks.
+        :param about_tasks: Instead of ``about`` for the tracks of a music task, by its id.
+        :return: them, in the order of the tracks.
         :raises MusicAPIStorageError: names every track that is missing, and why.
         """
         todo = list(tracks)
         leftovers = Leftovers(self.folder)
 
-        def attempt(track: Mapping[str, Any]) -> dict[str, Any] | Exception:
+        def attempt(track: Track) -> StoredTrack | Exception:
             try:
-                ordered = (orders or {}).get(str(track.get("music_task_id")), {})
-                return self._store(track, {**ordered, **(about or {})}, leftovers)
+                return self._store(track, (about_tasks or {}).get(track.music_task_id, about), leftovers)
             except Exception as error:  # noqa: BLE001 - whatever a storage raises must not keep the others out
-                log.error("Clip %s is not stored: %s", track.get("clip_id"), _words(error))  # noqa: TRY400
+                log.error("Clip %s is not stored: %s", track.clip_id, _words(error))  # noqa: TRY400
                 return error
 
         if len(todo) < 2 or self.concurrency == 1:
             outcomes = [attempt(track) for track in todo]
         else:
             outcomes = self._at_once(attempt, todo)
-        return records_of(outcomes)
+        return all_stored(outcomes)
 
     def _at_once(
-        self, attempt: Callable[[Mapping[str, Any]], Any], todo: list[Mapping[str, Any]]
-    ) -> list[Any]:
+        self, attempt: Callable[[Track], StoredTrack | Exception], todo: list[Track]
+    ) -> list[StoredTrack | Exception]:
         pool = ThreadPoolExecutor(min(self.concurrency, len(todo)), thread_name_prefix="store-tracks")
         try:
             return list(pool.map(attempt, todo))
@@ -170,88 +167,79 @@ class TrackStore:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def store(self, track: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def store(self, track: Track, about: About = About()) -> StoredTrack:  # noqa: B008 - frozen
         """
-        Store one track unless it is there, and return its record.
+        Store one track unless it is there.
 
-        :param track: A track dict as the sensor returns it.
-        :param about: What else the sidecar shall tell: body, credits, run, ... any JSON. ``prompt_id`` also
-            goes into the record.
+        :param about: What else the sidecar shall tell. ``prompt_id`` also goes into what is returned.
         :raises MusicAPIStorageError: unusable id or URL, an answer that is not the audio it should be, or a
             storage that refuses.
         """
-        return self._store(track, about or {}, self._leftovers or Leftovers(self.folder))
+        return self._store(track, about, self._leftovers or Leftovers(self.folder))
 
-    def _store(
-        self, track: Mapping[str, Any], about: Mapping[str, Any], leftovers: Leftovers
-    ) -> dict[str, Any]:
-        clip_id = checked_clip_id(track.get("clip_id"))
+    def _store(self, track: Track, about: About, leftovers: Leftovers) -> StoredTrack:
+        clip_id = checked_clip_id(track.clip_id)
         try:
             with self._clip_locks[clip_id]:
-                sidecar = self._sidecar(clip_id, track, about, leftovers)
+                stored = self._stored(clip_id, track, about, leftovers)
         except OSError as error:  # what a media host does wrong has been translated by now
             raise MusicAPIStorageError(
                 f"Clip {clip_id}: the storage {self.folder} refuses ({type(error).__name__}: {error}).",
                 next_step="check the storage and the rights of its connection, then clear the store task.",
             ) from error
-        return {**record_of(sidecar), **_prompt_id(about)}
+        return replace(stored, prompt_id=about.prompt_id or stored.prompt_id)
 
-    def _sidecar(
-        self, clip_id: str, track: Mapping[str, Any], about: Mapping[str, Any], leftovers: Leftovers
-    ) -> dict[str, Any]:
-        """Return the sidecar of a track that is stored by now."""
+    def _stored(self, clip_id: str, track: Track, about: About, leftovers: Leftovers) -> StoredTrack:
+        """Return a track that is stored by now."""
         source = TrackURLs(track, self._fresh)
-        sidecar = self._stored(clip_id)
+        sidecar = self._complete(clip_id)
         if sidecar is None:
             leftovers.remove(clip_id)
-            sidecar = self._fetch(clip_id, track, about, source)
-            title, size, seconds = sidecar["title"], sidecar["bytes"], sidecar["duration"] or 0
-            name = shortened(str(title or clip_id))
-            log.info("Stored %s (%.0f s, %d bytes): %s", name, seconds, size, sidecar["uri"])
-        elif self.store_cover and track.get("image_url") and "cover_uri" not in sidecar:
+            stored = self._fetch(clip_id, about, source)
+            name, seconds = shortened(stored.title or clip_id), stored.duration or 0
+            log.info("Stored %s (%.0f s, %d bytes): %s", name, seconds, stored.bytes, stored.uri)
+            return stored
+        if self.store_cover and track.image_url and not sidecar.stored.cover_uri:
             if cover := self._cover(clip_id, source):
-                sidecar = {**sidecar, "cover_uri": str(cover)}
+                sidecar = replace(sidecar, stored=replace(sidecar.stored, cover_uri=str(cover)))
                 self._write_sidecar(sidecar)
         else:
-            log.info("Clip %s is stored already: %s", clip_id, sidecar["uri"])
-        return sidecar
+            log.info("Clip %s is stored already: %s", clip_id, sidecar.stored.uri)
+        return sidecar.stored
 
-    def _stored(self, clip_id: str) -> dict[str, Any] | None:
+    def _complete(self, clip_id: str) -> Sidecar | None:
         """Return the sidecar of a complete track: readable, file there, size right."""
         fs = file_system(self.folder)
         try:
-            content = fs.cat_file((self.folder / f"{clip_id}.json").path)
-            sidecar: dict[str, Any] = json.loads(content)
-            path = self.folder / sidecar["uri"].rsplit("/", 1)[-1]
-            complete = size_of(path) == sidecar["bytes"]
-        except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
+            sidecar = Sidecar.from_bytes(fs.cat_file((self.folder / f"{clip_id}.json").path))
+            path = self.folder / sidecar.stored.file_name
+            complete = 0 < sidecar.stored.bytes == size_of(path)
+        except (FileNotFoundError, ValueError):
             return None
-        return {**sidecar, "uri": str(path)} if complete else None
+        return replace(sidecar, stored=replace(sidecar.stored, uri=str(path))) if complete else None
 
-    def _write_sidecar(self, sidecar: Mapping[str, Any]) -> None:
+    def _write_sidecar(self, sidecar: Sidecar) -> None:
         write_sidecar(self.folder, sidecar)
-        self._rewritten.add(sidecar["clip_id"])
+        self._rewritten.add(sidecar.stored.clip_id)
 
     # -- downloads -----------------------------------------------------------------------------------------
 
-    def _fetch(
-        self, clip_id: str, track: Mapping[str, Any], about: Mapping[str, Any], source: TrackURLs
-    ) -> dict[str, Any]:
+    def _fetch(self, clip_id: str, about: About, source: TrackURLs) -> StoredTrack:
         try:
-            return self._fetch_once(clip_id, track, about, source)
+            return self._fetch_once(clip_id, about, source)
         except FileNotFoundError:
             log.warning(
                 "Clip %s went away while it was incomplete; does another run clean up? Again.", clip_id
             )
-            return self._fetch_once(clip_id, track, about, source)
+            return self._fetch_once(clip_id, about, source)
 
-    def _fetch_once(
-        self, clip_id: str, track: Mapping[str, Any], about: Mapping[str, Any], source: TrackURLs
-    ) -> dict[str, Any]:
-        part = PartFile(self.folder, clip_id)
+    def _fetch_once(self, clip_id: str, about: About, source: TrackURLs) -> StoredTrack:
+        part, track = PartFile(self.folder, clip_id), source.track
         try:
-            stated = track.get("duration")
-            url, seconds = source.get("audio_url", lambda url: self._downloads.audio(url, part, stated))
+            url, seconds = source.get(
+                lambda track: track.audio_url,
+                lambda url: self._downloads.audio(url, part, track.duration),
+            )
             cover = self._cover(clip_id, source) if self.store_cover else None
             content_type, suffix = part.content_type, AUDIO.suffix_of(part.head) or ""
             if self.embed_tags:
@@ -263,30 +251,31 @@ class TrackStore:
         except BaseException:
             part.discard()
             raise
-        sidecar = {
-            **{name: track.get(name) for name in _TRACK_KEYS},
-            "audio_url": url,
-            "uri": str(final),
-            "bytes": size,
-            "sha256": sha256,
-            "content_type": content_type,
-            "duration": seconds,
-            **({"cover_uri": str(cover)} if cover else {}),
-            **_prompt_id(about),
-            "stored_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "track": dict(track),
-            "about": dict(about),
-        }
-        self._write_sidecar(sidecar)
-        return sidecar
+        stored = StoredTrack(
+            clip_id=clip_id,
+            music_task_id=track.music_task_id or None,
+            title=track.title,
+            audio_url=url,
+            uri=str(final),
+            bytes=size,
+            sha256=sha256,
+            duration=seconds,
+            content_type=content_type,
+            prompt_id=about.prompt_id,
+            cover_uri=str(cover) if cover else None,
+        )
+        told = track.as_dict(include_lyrics=track.lyrics is not None)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write_sidecar(Sidecar(stored, told, about, now))
+        return stored
 
     def _cover(self, clip_id: str, source: TrackURLs) -> ObjectStoragePath | None:
         """Store the cover; the track is what was paid for, so a missing picture only warns."""
-        if not source.track.get("image_url"):
+        if not source.track.image_url:
             return None
         part = PartFile(self.folder, clip_id)
         try:
-            source.get("image_url", lambda url: self._downloads.cover(url, part))
+            source.get(lambda track: track.image_url, lambda url: self._downloads.cover(url, part))
             final: ObjectStoragePath = self.folder / f"{clip_id}{IMAGE.suffix_of(part.head)}"
             part.move_to(final)
         except MusicAPIStorageError as error:
@@ -298,14 +287,14 @@ class TrackStore:
             raise
         return final
 
-    def _fresh(self, music_task_id: str) -> Sequence[Mapping[str, Any]] | None:
+    def _fresh(self, music_task_id: str) -> Sequence[Track] | None:
         if self.fresh_tracks is None:
             return None
         with self._fresh_lock:  # a client is for one thread at a time
             return self.fresh_tracks(music_task_id)
 
 
-def checked_clip_id(value: Any) -> str:
+def checked_clip_id(value: object) -> str:
     """
     Return a clip id that can name a file.
 
@@ -316,41 +305,38 @@ def checked_clip_id(value: Any) -> str:
     raise MusicAPIStorageError(f"clip_id {value!r} cannot name a file.")
 
 
-def write_sidecar(folder: ObjectStoragePath, sidecar: Mapping[str, Any]) -> None:
+def read_sidecar(folder: ObjectStoragePath, clip_id: str) -> Sidecar | None:
+    """Return a clip's sidecar, ``None`` where there is none that is readable."""
+    try:
+        sidecar = Sidecar.from_bytes(bytes_of(folder / f"{checked_clip_id(clip_id)}.json") or b"")
+    except ValueError:
+        return None
+    return sidecar if sidecar.stored.clip_id == clip_id else None
+
+
+def write_sidecar(folder: ObjectStoragePath, sidecar: Sidecar) -> None:
     """Write a track's sidecar, whole."""
-    # ASCII, since a title may hold half of a surrogate pair; str, since whatever people put into `about`
-    # must not be what a paid track fails by.
-    content = json.dumps(sidecar, indent=1, default=str).encode("ascii")
-    put(folder / f"{sidecar['clip_id']}.json", content)
+    put(folder / f"{sidecar.stored.clip_id}.json", sidecar.as_bytes())
 
 
-def record_of(sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what tasks hand on of a stored track: its sidecar without the details."""
-    return {name: value for name, value in sidecar.items() if name not in _BESIDE_RECORD}
-
-
-def records_of(outcomes: Sequence[dict[str, Any] | Exception]) -> list[dict[str, Any]]:
+def all_stored(outcomes: Sequence[StoredTrack | Exception]) -> list[StoredTrack]:
     """
-    Return the records of tracks that were all tried.
+    Return tracks that were all tried.
 
     :raises MusicAPIStorageError: names every track that is missing, and why.
     """
     errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    records = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+    stored = [outcome for outcome in outcomes if isinstance(outcome, StoredTrack)]
     if errors:
         raise MusicAPIStorageError(
-            f"{len(errors)} tracks could not be stored, {len(records)} are: "
+            f"{len(errors)} tracks could not be stored, {len(stored)} are: "
             f"{' '.join(_words(error) for error in errors)}"
         ) from errors[0]
-    return records
+    return stored
 
 
 def _words(error: Exception) -> str:
     return error.message if isinstance(error, MusicAPIError) else f"{type(error).__name__}: {error}."
-
-
-def _prompt_id(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {"prompt_id": about["prompt_id"]} if about.get("prompt_id") else {}
 
 
 def _content_of(path: ObjectStoragePath | None) -> tuple[bytes, str] | None:

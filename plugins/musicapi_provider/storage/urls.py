@@ -5,38 +5,40 @@ The URLs of a track, which may expire: what was paid for does not, and the music
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from musicapi_provider.api.models import Track
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError
 from musicapi_provider.storage.media import ExpiredURLError
 
 log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 
 class TrackURLs:
     """
     The URLs of a track: its own, and once the fresh ones of its music task.
 
-    :param track: The track dict.
-    :param fresh_tracks: Returns the music task's track dicts as they are now; ``None``: nobody can.
+    :param fresh_tracks: Returns the music task's tracks as they are now; ``None``: nobody can.
     """
 
-    def __init__(
-        self, track: Mapping[str, Any], fresh_tracks: Callable[[str], Sequence[Mapping[str, Any]] | None]
-    ) -> None:
+    def __init__(self, track: Track, fresh_tracks: Callable[[str], Sequence[Track] | None]) -> None:
         self.track = track
         self._fresh_tracks = fresh_tracks
-        self._fresh: Mapping[str, Any] | None = None
+        self._fresh: Track | None = None
 
-    def get(self, name: str, download: Callable[[Any], Any]) -> tuple[Any, Any]:
+    def get(
+        self, url_of: Callable[[Track], str | None], download: Callable[[str | None], _Result]
+    ) -> tuple[str | None, _Result]:
         """
         Download a URL of the track, or its fresh one where the host does not give it any more.
 
         :return: The URL that was good, and what ``download`` returned.
         :raises MusicAPIStorageError: the fresh one is refused too, or there is none; says what is left to do.
         """
-        url = (self._fresh or self.track).get(name)
+        url = url_of(self._fresh or self.track)
         try:
             return url, download(url)
         except ExpiredURLError as error:
@@ -45,7 +47,7 @@ class TrackURLs:
                     error, "The music task was read again before, so no fresh URL is left."
                 ) from error
             expired = error
-        fresh = self._read_again(expired).get(name)
+        fresh = url_of(self._read_again(expired))
         if not fresh or fresh == url:
             raise _for_good(expired, "The API was asked again and still gives this URL.") from expired
         log.info("%s has expired; trying the fresh URL of the music task.", url)
@@ -54,10 +56,10 @@ class TrackURLs:
         except ExpiredURLError as error:
             raise _for_good(error, f"That was the fresh URL; before it {expired.message}") from error
 
-    def _read_again(self, expired: ExpiredURLError) -> Mapping[str, Any]:
-        music_task_id, clip_id = self.track.get("music_task_id"), self.track.get("clip_id")
+    def _read_again(self, expired: ExpiredURLError) -> Track:
+        music_task_id, clip_id = self.track.music_task_id, self.track.clip_id
         try:
-            tracks = self._fresh_tracks(str(music_task_id)) if music_task_id else None
+            tracks = self._fresh_tracks(music_task_id) if music_task_id else None
         except MusicAPIError as error:
             raise _for_good(expired, f"A fresh URL could not be read: {error.message}") from error
         if tracks is None:
@@ -67,7 +69,8 @@ class TrackURLs:
                 next_step="clear the waiting task: it reads the music task's fresh URLs, which is free; or "
                 "give fresh_tracks to the store.",
             ) from expired
-        self._fresh = next((track for track in tracks if track.get("clip_id") == clip_id), {})
+        gone = Track(music_task_id, clip_id, state=None)  # without URLs
+        self._fresh = next((track for track in tracks if track.clip_id == clip_id), gone)
         return self._fresh
 
 

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from airflow.sdk import ObjectStoragePath
@@ -22,7 +22,7 @@ from airflow.sdk.io import attach
 
 from musicapi_provider.exceptions import MusicAPIStorageError
 from musicapi_provider.files import OBJECT_STORES, local_path
-from musicapi_provider.storage.index import INDEX, read_index
+from musicapi_provider.storage.index import INDEX, IndexRow, read_index
 from musicapi_provider.storage.kinds import AUDIO, IMAGE
 from musicapi_provider.storage.tracks import checked_clip_id
 from musicapi_provider.ui.stored_files import stored_file
@@ -39,7 +39,7 @@ LARGEST_INDEX = 64 * 1024 * 1024
 MOST_KEPT = 128 * 1024 * 1024
 
 
-class StoredTrack(NamedTuple):
+class ListedTrack(NamedTuple):
     """A row of an index whose file names are those of its clip."""
 
     clip_id: str
@@ -71,7 +71,7 @@ class Index(NamedTuple):
 
     version: str
     size: int
-    tracks: Mapping[str, StoredTrack]
+    tracks: Mapping[str, ListedTrack]
 
 
 class _Look(NamedTuple):
@@ -98,7 +98,7 @@ class Library:
         wait(looks.values(), self.patience)
         return {uri: look.result() for uri, look in looks.items() if look.done() and look.exception() is None}
 
-    def track(self, uri: str, clip_id: str) -> StoredTrack | None:
+    def track(self, uri: str, clip_id: str) -> ListedTrack | None:
         """Return a track of a folder; for one that is known the storage is not asked."""
         index = self._kept.get(uri)
         if index is None or clip_id not in index.tracks:
@@ -167,30 +167,29 @@ def _forget_connection(uri: str) -> None:
         vars(attach(parts.scheme, parts.netloc.rpartition("@")[0] or None)).pop("fs", None)
 
 
-_TEXTS = [name for name in StoredTrack._fields if name not in ("duration", "credits")]
-
-
-def _tracks_of(content: bytes) -> dict[str, StoredTrack]:
-    found = (_track_of(cells) for cells in read_index(content))
+def _tracks_of(content: bytes) -> dict[str, ListedTrack]:
+    found = (_track_of(row) for row in read_index(content))
     return {track.clip_id: track for track in found if track is not None}
 
 
-def _track_of(cells: Mapping[str, str]) -> StoredTrack | None:
+def _track_of(row: IndexRow) -> ListedTrack | None:
     """
     Make a track of a row, ``None`` of one that nobody can have written here.
 
     What is served are files of this name, so a row must not choose another.
     """
     try:
-        clip_id = checked_clip_id(cells["clip_id"])
+        clip_id = checked_clip_id(row.clip_id)
     except MusicAPIStorageError:
         return None
-    texts = {name: cells[name] for name in _TEXTS}
-    if cells["file"] not in {clip_id + suffix for suffix in AUDIO.suffixes}:
+    if row.file not in {clip_id + suffix for suffix in AUDIO.suffixes}:
         return None
-    if cells["cover"] not in {clip_id + suffix for suffix in IMAGE.suffixes}:
-        texts["cover"] = ""
-    return StoredTrack(**texts, duration=_number(cells["duration"]), credits=_number(cells["credits"]))
+    cells: dict[str, Any] = row._asdict() | {
+        "cover": row.cover if row.cover in {clip_id + suffix for suffix in IMAGE.suffixes} else "",
+        "duration": _number(row.duration),
+        "credits": _number(row.credits),
+    }
+    return ListedTrack(**cells)
 
 
 def _number(cell: str) -> float | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from musicapi_provider.links import pages
 
 if TYPE_CHECKING:
-    from musicapi_provider.ui.library import Library, StoredTrack
+    from musicapi_provider.ui.library import Library, ListedTrack
 
 #: Folders that are looked at for one list, the latest used ones: each is a request to its storage.
 MOST_FOLDERS = 100
@@ -57,7 +57,7 @@ def list_tracks(
     }
 
 
-def _matches(tracks: Iterable[StoredTrack], dag_ids: set[str], filters: Filters) -> Iterator[StoredTrack]:
+def _matches(tracks: Iterable[ListedTrack], dag_ids: set[str], filters: Filters) -> Iterator[ListedTrack]:
     dag_ids = {filters.dag_id} if filters.dag_id else dag_ids
     run_id, text = filters.run_id, filters.text.casefold()
     for track in tracks:
@@ -65,7 +65,7 @@ def _matches(tracks: Iterable[StoredTrack], dag_ids: set[str], filters: Filters)
             yield track
 
 
-def _entry(uri: str, track: StoredTrack) -> dict[str, Any]:
+def _entry(uri: str, track: ListedTrack) -> dict[str, Any]:
     """Return a track without its folder, which is nobody's business, but with where its files are served."""
     hidden = ("file", "cover")
     facts = {name: value for name, value in track._asdict().items() if name not in hidden}

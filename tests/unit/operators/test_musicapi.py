@@ -920,8 +920,8 @@ def test_what_was_ordered_goes_into_the_sidecar(
     assert submission["music_task_id"] == tracks[0]["music_task_id"]
     assert about["body"] == submission["body"]
     assert about["body"]["prompt"] == "La la"
-    assert (about["credits"], row["credits"], row["prompt"]) == (15, "15", "La la")
-    assert (row["dag_id"], row["run_id"]) == ("songs", "manual__1")
+    assert (about["credits"], row.credits, row.prompt) == (15, "15", "La la")
+    assert (row.dag_id, row.run_id) == ("songs", "manual__1")
 
 
 def test_submission_of_another_purchase_tells_nothing(

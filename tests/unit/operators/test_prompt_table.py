@@ -760,8 +760,8 @@ def test_what_is_stored_is_shown_while_others_run(
     links = [link.get_link(operator, ti_key=task_instance) for link in operator.operator_extra_links]
     rows = read_index((music / "index.csv").read_bytes())
 
-    assert {row["prompt_id"] for row in rows} == {"b", "c"}
-    assert {row["credits"] for row in rows} == {"15"}
+    assert {row.prompt_id for row in rows} == {"b", "c"}
+    assert {row.credits for row in rows} == {"15"}
     assert summary_of(task_instance) == {
         "manifest": operator.manifest_uri,
         **{"rows": 3, "stored": 2, "tracks": 4, "without_tracks": 1, "unknown": 0, "postponed": 0},

@@ -20,6 +20,7 @@ from musicapi_provider.prompt_table.manifest import (
     tracks_of,
     write_manifest_file,
 )
+from musicapi_provider.storage import StoredTrack
 from tests.states import STORED, UNKNOWN
 
 TRACK = {"clip_id": "c1", "music_task_id": "t1", "title": "A", "uri": "file:///music/c1.mp3", "bytes": 5}
@@ -162,14 +163,16 @@ def test_missing_manifest_is_an_error(folder: ObjectStoragePath) -> None:
 
 def test_tracks_are_rows_for_a_database() -> None:
     """Each stored track with the name of its row."""
-    assert tracks_of([row_of("a"), row_of("b", tracks=[])]) == [{**TRACK, "prompt_id": "a"}]
+    assert tracks_of([row_of("a"), row_of("b", tracks=[])]) == [
+        StoredTrack.from_json({**TRACK, "prompt_id": "a"})
+    ]
 
 
 def test_tracks_hold_only_text_that_databases_take() -> None:
     """Postgres refuses NUL, and every driver half a surrogate pair: a title must not keep a row out."""
     (track,) = tracks_of([row_of(tracks=[{**TRACK, "title": "A\0B\ud83c 🎵"}])])
 
-    assert track == {**TRACK, "title": "A\ufffdB\ufffd 🎵", "prompt_id": "a"}
+    assert track == StoredTrack.from_json({**TRACK, "title": "A\ufffdB\ufffd 🎵", "prompt_id": "a"})
 
 
 def test_manifest_of_a_run_that_goes_on_has_its_decisions(folder: ObjectStoragePath) -> None:

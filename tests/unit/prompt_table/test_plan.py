@@ -37,6 +37,7 @@ from musicapi_provider.purchases import (
     fingerprint_of,
 )
 from musicapi_provider.purchases.folder import record_name
+from musicapi_provider.storage import StoredTrack
 from tests.conftest import QUICK
 from tests.states import FAILED, NOT_SUBMITTED, POSTPONED, RESUBMIT, STORED, SUBMITTED, UNKNOWN
 from tests.unit.purchases.test_folder import UnreliableFileSystem
@@ -164,6 +165,11 @@ def track_of(music_task_id: str, clip_id: str = "c1") -> dict[str, Any]:
     return {"clip_id": clip_id, "music_task_id": music_task_id, "uri": f"file:///music/{clip_id}.mp3"}
 
 
+def stored_track(music_task_id: str, clip_id: str = "c1") -> StoredTrack:
+    """Return the same as a row has it."""
+    return StoredTrack.from_json(track_of(music_task_id, clip_id))
+
+
 def states_of(plan: Plan) -> list[str]:
     """Return the states in the table's order."""
     return [entry.state for entry in plan]
@@ -222,7 +228,7 @@ def test_later_run_knows_each_row(table: Table, logged: Log) -> None:
         NOT_SUBMITTED,
     ]
     assert [entry.music_task_id for entry in plan] == [stored, bought, None, None]
-    assert [entry.tracks for entry in plan] == [[track_of(stored)], [], [], []]
+    assert [entry.tracks for entry in plan] == [[stored_track(stored)], [], [], []]
     assert [entry.credits for entry in plan] == [15, 15, None, 0]
     assert [entry.lost_credits for entry in plan] == [0, 0, 15, 0]
     assert to_do(plan) == ["b", "d"]
@@ -891,7 +897,7 @@ def test_tracks_of_another_music_task_are_passed_over(table: Table) -> None:
     id_ = table.buy(ROWS[0])
     (entry,) = table.complete(plan, a=[track_of("t9", "c9"), track_of(id_, "c1")])
 
-    assert (entry.state, entry.tracks) == (STORED, [track_of(id_, "c1")])
+    assert (entry.state, entry.tracks) == (STORED, [stored_track(id_, "c1")])
 
 
 def test_stored_row_needs_no_api(table: Table) -> None:
@@ -938,7 +944,7 @@ def test_what_is_stored_stays_stored(table: Table) -> None:
     (entry,) = plan = table.plan(ROWS[:1], "second")
     table.complete(plan)
 
-    assert (entry.state, entry.music_task_id, entry.tracks) == (STORED, id_, [track_of(id_)])
+    assert (entry.state, entry.music_task_id, entry.tracks) == (STORED, id_, [stored_track(id_)])
     assert states_of(table.plan(ROWS[:1], "third")) == [STORED]
     assert rows_to_do(plan) == []
     assert table.state.requests.total() == requests

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from musicapi_provider import files
 from musicapi_provider.api.async_client import MusicAPIAsyncClient
 from musicapi_provider.api.client import MusicAPIClient
+from musicapi_provider.api.models import Track
 from musicapi_provider.api.settings import ONCE
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
@@ -52,7 +53,7 @@ from musicapi_provider.purchases import (
     status_of,
 )
 from musicapi_provider.purchases.folder import record_name
-from musicapi_provider.storage import TrackStore
+from musicapi_provider.storage import About, StoredTrack, TrackStore
 from musicapi_provider.storage.partial import INCOMPLETE
 from musicapi_provider.waiting import pace, poller
 from tests.conftest import QUICK
@@ -268,7 +269,7 @@ class Table:
     def check_stored_once(self, rows: list[PromptRow] = ROWS) -> None:
         """Every row is paid for and stored once, and nothing else is there."""
         plan = self.plan(rows)
-        clips = [track["clip_id"] for entry in plan for track in entry.tracks]
+        clips = [track.clip_id for entry in plan for track in entry.tracks]
         audio = [name for name in self.files() if name.endswith(".mp3")]
 
         assert [entry.state for entry in plan] == [STORED] * len(rows)
@@ -360,8 +361,8 @@ def test_real_storages_hold_every_row_once(
 
 def test_sidecar_says_what_was_ordered_and_paid(table: Table) -> None:
     """Prompt, body, ids, cost, time and run stand beside the audio."""
-    (entry,) = table.run(ROWS[:1], about={"run_id": "manual__1"})
-    sidecar = json.loads((table.folder / f"{entry.tracks[0]['clip_id']}.json").read_bytes())
+    (entry,) = table.run(ROWS[:1], about=About(run_id="manual__1"))
+    sidecar = json.loads((table.folder / f"{entry.tracks[0].clip_id}.json").read_bytes())
 
     assert sidecar["about"] == {
         **{
@@ -892,10 +893,10 @@ def test_key_that_is_revoked_in_the_middle_loses_nothing(table: Table) -> None:
     table.state.scenario("running", match="about b")
 
     class Slow(TrackStore):
-        def store(self, track: Any, **arguments: Any) -> dict[str, Any]:
+        def store(self, track: Track, about: About = About()) -> StoredTrack:  # noqa: B008 - frozen
             table.state.configure(api_key="another")  # the looks at b meet it while this goes on
             time.sleep(0.1)
-            return super().store(track, **arguments)
+            return super().store(track, about)
 
     plan = table.plan()
     run = table.work(plan, store=Slow, max_in_flight=2)
@@ -1086,7 +1087,7 @@ def test_nothing_more_is_bought_while_nothing_can_be_stored(table: Table) -> Non
 def test_files_that_are_gone_are_collected_again(table: Table) -> None:
     """Downloading is free."""
     plan = table.run()
-    table.storage.rm_file(f"{table.folder.path}/{plan[1].tracks[0]['clip_id']}.mp3")
+    table.storage.rm_file(f"{table.folder.path}/{plan[1].tracks[0].clip_id}.mp3")
     table.again()
 
     table.check_stored_once()
@@ -1096,11 +1097,11 @@ def test_files_that_are_gone_are_collected_again(table: Table) -> None:
 def test_only_the_errors_of_tracks_are_gathered() -> None:
     """Whatever else goes wrong is not a track's fault and passes as it is."""
 
-    def store(track: Any) -> dict[str, Any]:
+    def store(track: Track) -> StoredTrack:
         raise MusicAPIAuthError("revoked")
 
     with pytest.raises(MusicAPIAuthError):
-        store_each([{"clip_id": "c1"}], store)
+        store_each([Track("", "c1", None)], store)
 
 
 # -- being ended ---------------------------------------------------------------------------------------------
@@ -1130,10 +1131,10 @@ async def test_download_that_is_under_way_is_recorded_when_the_task_is_ended(tab
     begun = threading.Event()
 
     class Slow(TrackStore):
-        def store(self, track: Any, **arguments: Any) -> dict[str, Any]:
+        def store(self, track: Track, about: About = About()) -> StoredTrack:  # noqa: B008 - frozen
             begun.set()
             time.sleep(0.1)
-            return super().store(track, **arguments)
+            return super().store(track, about)
 
     plan = table.plan(ROWS[:1])
     working = asyncio.create_task(table.awork(plan, store=Slow))
@@ -1151,7 +1152,7 @@ def test_defect_of_ours_ends_the_run_and_loses_nothing(table: Table) -> None:
     """It does not pass in silence; the next try collects."""
 
     class Defect(TrackStore):
-        def store(self, track: Any, **arguments: Any) -> dict[str, Any]:
+        def store(self, track: Track, about: About = About()) -> StoredTrack:  # noqa: B008 - frozen
             raise TaskTimeoutError
 
     with pytest.raises(TaskTimeoutError):

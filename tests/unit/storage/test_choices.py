@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.storage import pick_track, remove_track
+from musicapi_provider.storage import StoredTrack, pick_track, remove_track
 from musicapi_provider.storage.index import INDEX, read_index, update_index
 from tests.s3 import s3_bucket
 
@@ -38,7 +38,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStoragePath:
 @pytest.fixture
 def picks(folder: ObjectStoragePath) -> Callable[[], dict[str, str]]:
     """Return a function that reads from the index who picked what."""
-    return lambda: {row["clip_id"]: row["picked_by"] for row in read_index((folder / INDEX).read_bytes())}
+    return lambda: {row.clip_id: row.picked_by for row in read_index((folder / INDEX).read_bytes())}
 
 
 def _sidecar(folder: ObjectStoragePath, clip_id: str) -> dict[str, Any]:
@@ -50,9 +50,7 @@ def test_a_pick_is_written_down(folder: ObjectStoragePath, picks: Callable[[], d
     record = pick_track(folder, "two", picked_by="ada")
     sidecar = _sidecar(folder, "two")
 
-    assert record == {
-        **{"clip_id": "two", "music_task_id": "task", "title": "Rain", "uri": sidecar["uri"]},
-    }
+    assert record == StoredTrack("two", sidecar["uri"], music_task_id="task", title="Rain")
     assert sidecar["about"]["picked_by"] == "ada"
     assert sidecar["about"]["dag_id"] == "songs"
     assert sidecar["track"] == {"lyrics": "La"}

@@ -237,7 +237,7 @@ def test_text_is_read_back_as_it_was(
     update()
     (row,) = read_index((tmp_path / INDEX).read_bytes())
 
-    assert (row["title"], row["prompt"]) == (text, text)
+    assert (row.title, row.prompt) == (text, text)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def store_in(folder: ObjectStoragePath, clip: str) -> None:
 
 def clips_in(folder: ObjectStoragePath) -> list[str]:
     """Return the clip ids of the index, in its order."""
-    return [row["clip_id"] for row in read_index((folder / INDEX).read_bytes())]
+    return [row.clip_id for row in read_index((folder / INDEX).read_bytes())]
 
 
 def test_writers_at_once_lose_no_row(folder: ObjectStoragePath) -> None:

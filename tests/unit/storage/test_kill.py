@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
 
+from musicapi_provider.api.models import Track
 from musicapi_provider.storage import TrackStore
 from tests.media import MediaServer, frames, media_server
 from tests.s3 import S3Bucket, s3_bucket
@@ -31,11 +32,12 @@ CUT = 17_000_000
 STORE = """
 import json, sys
 from airflow.sdk import ObjectStoragePath
+from musicapi_provider.api.models import Track
 from musicapi_provider.api.settings import ClientSettings
 from musicapi_provider.storage import TrackStore
 folder, tracks, base_url = sys.argv[1:]
 with TrackStore(ObjectStoragePath(folder), ClientSettings(api_key="k", base_url=base_url)) as store:
-    store.store_all(json.loads(tracks))
+    store.store_all([Track.from_dict(track) for track in json.loads(tracks)])
 """
 
 
@@ -69,13 +71,13 @@ def test_killed_store_heals_in_a_local_folder(
     kill_in_the_middle(server, folder, [track], lambda: _size_of_parts(tmp_path) > CUT - 10**6)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     with TrackStore(ObjectStoragePath(folder), _for(server, settings)) as store:
-        record = store.store(track)
+        record = store.store(Track.from_dict(track))
 
     assert len(left) == 1
     assert left.pop().startswith("music/.incomplete/clip.")
     assert {path.name for path in (tmp_path / "music").iterdir()} == {"clip.mp3", "clip.json"}
     assert (tmp_path / "music" / "clip.mp3").read_bytes() == BODY
-    assert record["bytes"] == len(BODY)
+    assert record.bytes == len(BODY)
 
 
 def test_killed_store_heals_on_s3(
@@ -87,7 +89,7 @@ def test_killed_store_heals_on_s3(
     kill_in_the_middle(server, s3_bucket.uri, [track], lambda: bool(s3_bucket.unfinished_uploads()))
     seen, uploads = s3_bucket.sizes(), s3_bucket.unfinished_uploads()
     with TrackStore(ObjectStoragePath(s3_bucket.uri), _for(server, settings)) as store:
-        store.store(track)
+        store.store(Track.from_dict(track))
 
     assert seen == {}
     assert [key.rpartition(".incomplete/")[2].partition(".")[0] for key in uploads] == ["clip"]
@@ -112,7 +114,7 @@ def test_kill_loses_only_what_was_not_stored(
     with TrackStore(ObjectStoragePath(folder), _for(first, settings)) as store:
         store.remove_leftovers()
         cleared = not (music / ".incomplete").exists()
-        store.store_all([{**track, "audio_url": first.url()} for track in tracks])
+        store.store_all([Track.from_dict({**track, "audio_url": first.url()}) for track in tracks])
 
     assert len(complete) == 1
     assert cleared

@@ -12,7 +12,9 @@ import mutagen
 import pytest
 from airflow.sdk import ObjectStoragePath
 
+from musicapi_provider.api.models import Track
 from musicapi_provider.exceptions import MusicAPIStorageError
+from musicapi_provider.storage import About
 from musicapi_provider.storage.partial import PartFile
 from musicapi_provider.storage.tags import Tags, lyrics_of, seconds_of, tag
 from tests.media import frames
@@ -20,13 +22,15 @@ from tests.media import frames
 if TYPE_CHECKING:
     from tests.unit.conftest import Log
 
-TRACK = {
-    "music_task_id": "task-1",
-    "clip_id": "clip-1",
-    "title": "Grüße aus 東京",
-    "tags": "city pop, 110 bpm",
-    "lyrics": "La la\nla",
-}
+TRACK = Track.from_dict(
+    {
+        "music_task_id": "task-1",
+        "clip_id": "clip-1",
+        "title": "Grüße aus 東京",
+        "tags": "city pop, 110 bpm",
+        "lyrics": "La la\nla",
+    }
+)
 COVER = (b"\xff\xd8\xff a picture", ".jpeg")
 COMMENT = "music_task_id: task-1, clip_id: clip-1"
 
@@ -94,7 +98,7 @@ def test_tags_are_written_into_each_format(suffix: str, new_part: Callable[..., 
     """A player shows title, genre, lyrics and cover; the comment leads back to the API."""
     part = new_part(FILES[suffix])
     before = seconds_of(part, "file")
-    tagged = tag(part, new_part(), suffix, Tags.of(TRACK, {}, COVER))
+    tagged = tag(part, new_part(), suffix, Tags.of(TRACK, About(), COVER))
 
     assert _read(tagged) == {
         "title": "Grüße aus 東京",
@@ -111,7 +115,7 @@ def test_tags_are_written_into_each_format(suffix: str, new_part: Callable[..., 
 @pytest.mark.parametrize("suffix", FILES)
 def test_what_is_not_known_is_left_out(suffix: str, new_part: Callable[..., PartFile]) -> None:
     """No empty tags, no made-up artist."""
-    tagged = tag(new_part(FILES[suffix]), new_part(), suffix, Tags.of({"clip_id": "clip-1"}, {}))
+    tagged = tag(new_part(FILES[suffix]), new_part(), suffix, Tags.of(Track("", "clip-1", None), About()))
     audio = mutagen.File(tagged.path.path)
 
     assert len(audio.tags) == 1  # the comment
@@ -119,7 +123,7 @@ def test_what_is_not_known_is_left_out(suffix: str, new_part: Callable[..., Part
 
 def test_audio_itself_is_untouched(new_part: Callable[..., PartFile]) -> None:
     """Tags stand before the music."""
-    tagged = tag(new_part(MP3), new_part(), ".mp3", Tags.of(TRACK, {}))
+    tagged = tag(new_part(MP3), new_part(), ".mp3", Tags.of(TRACK, About()))
 
     assert Path(tagged.path.path).read_bytes().endswith(MP3)
 
@@ -138,7 +142,7 @@ def test_file_that_takes_no_tags_stays_as_it_is(
     """The music is what was paid for."""
     part, copy = new_part(content), new_part()
 
-    assert tag(part, copy, suffix, Tags.of(TRACK, {})) is part
+    assert tag(part, copy, suffix, Tags.of(TRACK, About())) is part
     assert Path(part.path.path).read_bytes() == content
     assert not Path(copy.path.path).exists()
     assert "stays without tags" in logged.text
@@ -146,7 +150,12 @@ def test_file_that_takes_no_tags_stays_as_it_is(
 
 def test_odd_text_is_no_obstacle(new_part: Callable[..., PartFile]) -> None:
     """Half of a surrogate pair and a zero byte come from a server, too."""
-    tagged = tag(new_part(MP3), new_part(), ".mp3", Tags.of({"title": "a\ud83c\0b", "tags": 5}, {}))
+    tagged = tag(
+        new_part(MP3),
+        new_part(),
+        ".mp3",
+        Tags.of(Track.from_dict({"title": "a\ud83c\0b", "tags": 5}), About()),
+    )
 
     assert str(mutagen.File(tagged.path.path).tags["TIT2"]) == "a?b"
 
@@ -168,7 +177,7 @@ def test_odd_text_is_no_obstacle(new_part: Callable[..., PartFile]) -> None:
 def test_lyrics_of_a_body(body: Any, expected: str | None) -> None:
     """What was ordered to be sung, and nothing else."""
     assert lyrics_of(body) == expected
-    assert Tags.of({}, {"body": body}).lyrics == expected
+    assert Tags.of(Track("", None, None), About.from_json({"body": body})).lyrics == expected
 
 
 @pytest.mark.parametrize("content", [b"no music", b"", b"ID3\4\0\0\0\0\0\0", b"RIFF\0\0\0\0WAVE"], ids=repr)

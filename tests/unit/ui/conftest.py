@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from airflow.configuration import conf
 from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.links import xcoms
-from musicapi_provider.storage import TrackStore
+from musicapi_provider.storage import About, TrackStore
 from musicapi_provider.waiting.wait import wait_for_tracks
 from tests.s3 import s3_bucket
 from tests.unit.api_server import PATIENCE, Server
@@ -77,13 +78,13 @@ def store(
         body = {"task_type": "create_music", "custom_mode": False, "mv": "sonic-v5"}
         body |= {"gpt_description_prompt": f"A song called {title}", "title": title}
         bought = wait_for_tracks(client, [client.create(body)], timeout=PATIENCE, poll_interval=0.01)
-        tracks = [{**track.as_dict(), "title": title} for track in bought]
+        tracks = [replace(track, title=title) for track in bought]
         facts = {"dag_id": dag_id, "run_id": run_id, "body": body, "credits": 15, **about}
         leave(xcoms.DESTINATION, destination, dag_id=dag_id, run_id=run_id)
         with TrackStore(ObjectStoragePath(destination), settings, store_cover=True) as tracks_at:
-            records = tracks_at.store_all(tracks, about=facts)
+            stored = tracks_at.store_all(tracks, About.from_json(facts))
             tracks_at.write_index()
-        return records
+        return [track.as_json() for track in stored]
 
     return make
 
