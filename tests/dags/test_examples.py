@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -57,6 +59,30 @@ def test_example_parses_with_docs_and_tags(dag_bag: DagBag) -> None:
     for dag in dag_bag.dags.values():
         assert dag.doc_md.strip().startswith("# ")
         assert {"musicapi", "example"} <= set(dag.tags)
+
+
+#: Where a DAG of anybody's may import from.
+PUBLIC = re.compile(
+    r"musicapi_provider\.(api\.bodies|forms|hooks\.musicapi|operators(\.\w+)?|sensors\.musicapi|storage(\.playlists)?"
+    r"|prompt_table\.results|links\.takes|retry_policy|webhooks\.assets)"
+)
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "dags").glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_fits_on_a_screen_and_uses_public_names(path: Path) -> None:
+    """Somebody reads it in a minute, and may copy every line of it."""
+    source = path.read_text()
+    imported = [
+        (node.module or "", alias.name)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    ours = [(module, name) for module, name in imported if module.startswith("musicapi_provider")]
+
+    assert source.count("\n") <= 80
+    assert not [name for _, name in ours if name.startswith("_")]
+    assert all(PUBLIC.fullmatch(module) for module, _ in ours)
 
 
 def test_examples_lead_from_one_to_the_next(dag_bag: DagBag) -> None:

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk import BaseOperator
 
 from musicapi_provider.operators import musicapi as operators
-from musicapi_provider.operators import prompt_table
+from musicapi_provider.operators import prompt_table, prompt_table_steps, store_tracks
 from musicapi_provider.sensors import musicapi as sensors
 from tests.conftest import PROJECT
 
@@ -61,7 +61,10 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert not broken
 
 
-@pytest.mark.parametrize("module", [operators, prompt_table, sensors], ids=lambda module: module.__name__)
+MODULES = [operators, prompt_table, prompt_table_steps, store_tracks, sensors]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_every_operator_has_a_page(module: object) -> None:
     """Named by its class in the title, with a snippet, and linked in the README."""
     classes = [
