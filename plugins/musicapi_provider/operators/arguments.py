@@ -85,11 +85,6 @@ def policy_of(value: Any) -> UnknownOutcome:
         )
 
 
-def sendable(value: Any) -> Any:
-    """Return a JSON value as Airflow's XCom can carry it: half a surrogate pair, which it cannot, as "?"."""
-    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
-
-
 def check_policy(value: Any) -> None:
     """
     Refuse a policy that is none, unless it is a template: a slip must not wait for the bad day.

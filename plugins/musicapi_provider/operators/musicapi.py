@@ -23,7 +23,7 @@ from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import MusicAPIAmbiguousSubmitError, MusicAPIInvalidRequestError
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPICoverLink, MusicAPIListenLink, MusicAPIMusicTaskLink
-from musicapi_provider.operators.arguments import check_policy, folder_of, policy_of, seconds_of, sendable
+from musicapi_provider.operators.arguments import check_policy, folder_of, policy_of, seconds_of
 from musicapi_provider.operators.control_flow import (
     DEFAULT_TIMEOUT,
     WaitsForTracks,
@@ -44,6 +44,7 @@ from musicapi_provider.purchases import (
     generation_of,
     status_of,
 )
+from musicapi_provider.text import clean_json
 from musicapi_provider.triggers.events import FIRST_LOOK_OF_TRIGGER
 from musicapi_provider.waiting.ids import checked_ids
 from musicapi_provider.waiting.wait import Wait, wait_for_tracks
@@ -376,7 +377,7 @@ class MusicAPICreateOperator(WaitsForTracks):
         # connection's host must not pay again for that.
         account = self.musicapi_conn_id if self.records is None else self.hook.account
         fingerprint = self._fingerprint = fingerprint_of(body, account=account)
-        self._ordered = sendable(ordered)
+        self._ordered = clean_json(ordered)  # an XCom
         if self.records is not None:
             store = self._records = FolderStore(
                 folder_of("records", self.records), self.prompt_id or "", fingerprint

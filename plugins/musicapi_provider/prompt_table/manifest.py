@@ -12,15 +12,16 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from musicapi_provider.exceptions import MusicAPIIncompleteTableError, MusicAPIStorageError, Spent
 from musicapi_provider.files import put_whole
 from musicapi_provider.prompt_table.budget import credits_of_run
 from musicapi_provider.prompt_table.row import Row, RowState
 from musicapi_provider.storage.records import StoredTrack
+from musicapi_provider.text import clean_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -162,22 +163,11 @@ def _parquet(rows: Sequence[Row], now: datetime) -> Iterator[bytes]:
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for start in range(0, len(rows), ROWS_AT_A_TIME):
             values = [
-                {**_clean(row.as_json(final=True)), "body": json.dumps(dict(row.body)), "written_at": now}
+                {**clean_json(row.as_json(final=True)), "body": json.dumps(dict(row.body)), "written_at": now}
                 for row in rows[start : start + ROWS_AT_A_TIME]
             ]
             writer.write_table(pa.Table.from_pylist(values, schema=schema))
     yield sink.getvalue().to_pybytes()
-
-
-def _clean(value: Any) -> Any:
-    """Replace halves of surrogate pairs, which Parquet cannot hold: no text may break a manifest."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    if isinstance(value, Mapping):
-        return {name: _clean(item) for name, item in value.items()}
-    return value
 
 
 def _schema() -> pa.Schema:
@@ -204,16 +194,7 @@ def tracks_of(rows: Iterable[Row]) -> list[StoredTrack]:
     Databases refuse texts with halves of surrogate pairs, and Postgres such with NUL: both are replaced.
     """
     return [
-        StoredTrack.from_json(
-            {
-                name: _storable(value)
-                for name, value in {**track.as_json(), "prompt_id": row.prompt_id}.items()
-            }
-        )
+        StoredTrack.from_json(clean_json({**track.as_json(), "prompt_id": row.prompt_id}, nul=True))
         for row in rows
         for track in row.tracks
     ]
-
-
-def _storable(value: Any) -> Any:
-    return _clean(value).replace("\0", "\ufffd") if isinstance(value, str) else value

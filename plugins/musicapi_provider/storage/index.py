@@ -20,6 +20,7 @@ from musicapi_provider.api.bodies import prompt_of
 from musicapi_provider.files import contents_of, is_object_store, list_names
 from musicapi_provider.storage.partial import Leftovers, put
 from musicapi_provider.storage.records import Sidecar
+from musicapi_provider.text import clean
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -164,7 +165,7 @@ def _cell(value: str | float | None) -> str:
         return ""
     if isinstance(value, (int, float)):
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-    text = value[:_LONGEST_CELL]
+    text = clean(value[:_LONGEST_CELL])
     return f"'{text}" if _FORMULA.match(text) else text
 
 
@@ -178,4 +179,4 @@ def _csv(rows: list[IndexRow]) -> bytes:
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     writer.writerows(rows)
-    return text.getvalue().encode("utf-8-sig", errors="replace")
+    return text.getvalue().encode("utf-8-sig")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from musicapi_provider.files import bytes_of, put_whole
+from musicapi_provider.text import clean
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -46,5 +47,4 @@ def write_playlists(
 def _entry(track: StoredTrack) -> str:
     """Return a track's lines. Its title is anybody's text: a line break in it would be a line of the list."""
     title = " ".join((track.title or track.prompt_id or track.file_name).split())
-    shown = title.encode(errors="replace").decode()
-    return f"#EXTINF:{track.duration or -1:.0f},{shown}\n{track.file_name}\n"
+    return f"#EXTINF:{track.duration or -1:.0f},{clean(title)}\n{track.file_name}\n"

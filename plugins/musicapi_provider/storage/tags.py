@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from musicapi_provider.exceptions import MusicAPIStorageError
+from musicapi_provider.text import clean
 
 if TYPE_CHECKING:
     from musicapi_provider.api.models import Track
@@ -71,8 +72,7 @@ def lyrics_of(body: object) -> str | None:
 def _text(value: object) -> str | None:
     if not isinstance(value, str):
         return None
-    # Half of a surrogate pair cannot be written into a file.
-    return value.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "").strip() or None
+    return clean(value, nul=True).strip() or None
 
 
 def seconds_of(part: PartFile, url: str) -> float:

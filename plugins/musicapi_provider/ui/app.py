@@ -23,7 +23,7 @@ from musicapi_provider.ui.access import Folders, Reader, destinations
 from musicapi_provider.ui.library import Library
 from musicapi_provider.ui.responses import SAFE, file_response
 from musicapi_provider.ui.stored_files import stored_file
-from musicapi_provider.ui.task_instances import Place, is_linked, look_at, manifest_of
+from musicapi_provider.ui.task_instances import TaskInstanceRef, is_linked, look_at, manifest_of
 from musicapi_provider.ui.track_list import Filters, list_tracks
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ def manifest(
     request: Request, user: User, dag_id: str, run_id: str, task_id: str, map_index: int = -1
 ) -> Response:
     """Serve the manifest that a task instance has written."""
-    found = manifest_of(Place(dag_id, run_id, task_id, map_index)) if Reader(user).may_read(dag_id) else None
+    instance = TaskInstanceRef(dag_id, run_id, task_id, map_index)
+    found = manifest_of(instance) if Reader(user).may_read(dag_id) else None
     if found is None:
         raise HTTPException(404)
     return _serve(request, *found)
@@ -107,8 +108,8 @@ def music_tasks(
     map_index: int = -1,
 ) -> Response:
     """Ask the API about the music tasks that a task instance links to."""
-    place = Place(dag_id, run_id, task_id, map_index)
-    if not (Reader(user).may_read(dag_id) and is_linked(place, conn_id, music_task_id)):
+    instance = TaskInstanceRef(dag_id, run_id, task_id, map_index)
+    if not (Reader(user).may_read(dag_id) and is_linked(instance, conn_id, music_task_id)):
         raise HTTPException(404)
     try:
         status, found = 200, look_at(conn_id, music_task_id)

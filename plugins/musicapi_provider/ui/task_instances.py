@@ -25,8 +25,8 @@ MOST_MUSIC_TASKS = 20
 _MANIFEST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.jsonl")
 
 
-class Place(NamedTuple):
-    """A task instance."""
+class TaskInstanceRef(NamedTuple):
+    """Which task instance; unpacked, the beginning of an XCom's address."""
 
     dag_id: str
     run_id: str
@@ -34,18 +34,18 @@ class Place(NamedTuple):
     map_index: int
 
 
-def manifest_of(place: Place) -> tuple[ObjectStoragePath, str] | None:
+def manifest_of(instance: TaskInstanceRef) -> tuple[ObjectStoragePath, str] | None:
     """
     Return folder and name of the manifest that a task instance has written, ``None`` for none.
 
     Only what lies in ``manifests/`` of the folder that the same task instance stores tracks in counts.
     """
-    destination = xcom_of(*place, xcoms.DESTINATION)
+    destination = xcom_of(*instance, xcoms.DESTINATION)
     if not is_served(destination):
         return None
     folder = ObjectStoragePath(destination) / MANIFESTS
     for key in ("return_value", xcoms.SUMMARY):
-        left = xcom_of(*place, key)
+        left = xcom_of(*instance, key)
         uri = left.get("manifest") if isinstance(left, dict) else None
         name = str(uri).rpartition("/")[2]
         if _MANIFEST.fullmatch(name) and uri == str(folder / name):
@@ -53,14 +53,14 @@ def manifest_of(place: Place) -> tuple[ObjectStoragePath, str] | None:
     return None
 
 
-def is_linked(place: Place, conn_id: str, music_task_ids: Sequence[str]) -> bool:
+def is_linked(instance: TaskInstanceRef, conn_id: str, music_task_ids: Sequence[str]) -> bool:
     """
     Tell whether a task instance itself links to this look at the API.
 
     Without that, whoever has a login could ask for any music task with any connection.
     """
-    link = xcom_of(*place, MusicAPIMusicTaskLink().xcom_key)
-    path = pages.music_tasks_path(*place, conn_id=conn_id, music_task_ids=music_task_ids)
+    link = xcom_of(*instance, MusicAPIMusicTaskLink().xcom_key)
+    path = pages.music_tasks_path(*instance, conn_id=conn_id, music_task_ids=music_task_ids)
     return isinstance(link, str) and link.endswith(path)
 
 

@@ -15,7 +15,6 @@ from musicapi_provider.operators.arguments import (
     number_of,
     policy_of,
     seconds_of,
-    sendable,
     text_of,
 )
 from musicapi_provider.purchases import UnknownOutcome
@@ -118,18 +117,3 @@ def test_impossible_seconds_are_told_when_the_dag_is_parsed(value: timedelta | f
     """Not on the day it matters."""
     with pytest.raises(ValueError, match="timeout must be seconds, 0 or more"):
         seconds_of("timeout", value)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ({"prompt": "Grüße 🎵", "style_weight": 0.5}, {"prompt": "Grüße 🎵", "style_weight": 0.5}),
-        ({"title": "cut \ud83c"}, {"title": "cut ?"}),
-        ({1: ("a", None)}, {"1": ["a", None]}),
-        (None, None),
-    ],
-    ids=["text", "half a surrogate pair", "not quite JSON", "nothing"],
-)
-def test_sendable(value: Any, expected: Any) -> None:
-    """Airflow sends XComs as UTF-8; what was paid for must not fail by a character."""
-    assert sendable(value) == expected
