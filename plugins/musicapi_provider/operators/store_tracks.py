@@ -4,8 +4,7 @@ The operator that stores tracks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
@@ -13,17 +12,13 @@ from airflow.sdk import BaseOperator
 from musicapi_provider.api.models import Track
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
-from musicapi_provider.hooks.base import MusicAPIBaseHook
-from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPICoverLink, MusicAPIListenLink, MusicAPITracksLink
-from musicapi_provider.operators.arguments import folder_of
 from musicapi_provider.operators.control_flow import airflow_errors
-from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, About, TrackStore
+from musicapi_provider.operators.storing import orders_of, store_tracks
+from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
-
-    from musicapi_provider.storage import StoredTrack
 
 
 class MusicAPIStoreTracksOperator(BaseOperator):
@@ -102,58 +97,9 @@ class MusicAPIStoreTracksOperator(BaseOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Store what is not stored yet and return a record per track."""
         with airflow_errors():
-            tracks, about = _tracks(self.tracks), self._about(context)
-            about_tasks = _about_tasks(self.submission, about)
-            folder = folder_of("destination", self.destination)
-            context["ti"].xcom_push(key=xcoms.DESTINATION, value=self.destination.rstrip("/"))
-            hook = MusicAPIBaseHook(self.musicapi_conn_id)
-            # The client is made here: threads, which may ask for fresh tracks, cannot ask Airflow.
-            with TrackStore(
-                folder,
-                hook.client.settings,
-                max_bytes=self.max_bytes,
-                store_cover=self.store_cover,
-                embed_tags=self.embed_tags,
-                fresh_tracks=hook.fresh_tracks,
-                concurrency=self.concurrency,
-            ) as store:
-                stored = store.store_all(tracks, about, about_tasks=about_tasks)
-                store.write_index()
-        self.log.info("%d tracks are in %s", len(stored), self.destination)
-        self._tell_outlets(context, stored)
-        self.stored_records = [track.as_json() for track in stored]
+            tracks, orders = _tracks(self.tracks), orders_of(self.submission)
+            self.stored_records = store_tracks(self, context, tracks, orders)
         return self.stored_records
-
-    def _about(self, context: Context) -> About:
-        """Return what a sidecar tells of where its track came from."""
-        names = ("dag_id", "task_id", "run_id", "map_index", "try_number")
-        known = {name: getattr(context["ti"], name, None) for name in names}
-        return replace(About.from_json(known), prompt_id=self.prompt_id or None, more={})
-
-    def _tell_outlets(self, context: Context, stored: Sequence[StoredTrack]) -> None:
-        counts = {"tracks": len(stored), "bytes": sum(track.bytes for track in stored)}
-        for outlet in self.outlets:
-            context["outlet_events"][outlet].extra.update({**counts, "destination": self.destination})
-
-
-def _about_tasks(value: Any, about: About) -> dict[str, About]:
-    """Return what is known of each music task: also what the submission argument says, order and cost."""
-    found = [] if value is None else [value] if isinstance(value, Mapping) else value
-    if isinstance(found, str) or not isinstance(found, Iterable):
-        found = [found]
-    about_tasks = {}
-    for one in found:
-        if not isinstance(one, Mapping):
-            raise MusicAPIInvalidRequestError(
-                f"submission: must be what a create knows of its purchase; got {str(one)[:60]!r}. "
-                "Nothing was stored yet.",
-                next_step='pass submission=create.output["submission"] (a template makes text of a mapping).',
-            )
-        order = About.from_json(one)
-        about_tasks[str(one.get("music_task_id"))] = replace(
-            about, body=order.body, credits=order.credits, lost_credits=order.lost_credits
-        )
-    return about_tasks
 
 
 def _tracks(value: Any) -> list[Track]:
