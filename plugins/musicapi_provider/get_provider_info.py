@@ -139,7 +139,9 @@ def get_provider_info() -> dict[str, Any]:
         ),
         "sensors": _modules("musicapi_provider.sensors.musicapi"),
         "triggers": _modules(
-            "musicapi_provider.triggers.musicapi", "musicapi_provider.triggers.prompt_table"
+            "musicapi_provider.triggers.musicapi",
+            "musicapi_provider.triggers.prompt_table",
+            "musicapi_provider.webhooks.triggers",
         ),
         "config": _CONFIG,
         "cli": ["musicapi_provider.cli.definition.get_musicapi_commands"],

@@ -23,16 +23,16 @@ from musicapi_provider.exceptions import (
     Spent,
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
+from musicapi_provider.hooks.notices import notices_of
 from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink
 from musicapi_provider.triggers.events import BEGIN, FIRST_LOOK_OF_TRIGGER, error_from, wait_from
 from musicapi_provider.waiting.wait import Wait, look
-from musicapi_provider.webhooks.addresses import MOST_EXPECTED, called_key, waits_for_key
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from musicapi_provider.api.models import Track
-    from musicapi_provider.api.settings import WebhookSettings
+    from musicapi_provider.waiting.notices import Notices
 
 #: Seconds to wait for tracks: well over the 10 minutes that the facts sheet advises as a minimum (facts 9).
 DEFAULT_TIMEOUT = 1800.0
@@ -81,7 +81,7 @@ class WaitsForTracks(BaseOperator):
     buys: bool = False
     #: End the task in the triggerer when it succeeds.
     ends_in_triggerer: bool = False
-    #: Whether the API calls when the music tasks are done; ``None``: as the connection says.
+    #: Whether notices are expected when the music tasks are done; ``None``: as the connection says.
     webhook: bool | None = None
     #: For the extra links: what is waited for, and the result, each once there is one.
     music_task_ids: list[str] | None = None
@@ -93,28 +93,9 @@ class WaitsForTracks(BaseOperator):
         return MusicAPIBaseHook(self.musicapi_conn_id)
 
     @cached_property
-    def expected_webhook(self) -> WebhookSettings | None:
-        """How the API will call back; ``None``: it will not, or nobody waits for it in the triggerer."""
-        from musicapi_provider.webhooks.expectation import expected_webhook
-
-        return expected_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id)
-
-    def _webhook_for(self, wait: Wait) -> WebhookSettings | None:
-        """Return how the API will call back about a wait; ``None``: it is polled."""
-        return self.expected_webhook if len(wait.music_task_ids) <= MOST_EXPECTED else None
-
-    def _expect_call(self, context: Context, wait: Wait) -> set[str]:
-        """
-        Say which music tasks this task waits for, so that a callback finds it; return them.
-
-        Before the look that comes before deferring: what ends after that look finds it then.
-        """
-        if self._webhook_for(wait) is None:
-            return set()
-        about: Any = {"music_task_ids": list(wait.music_task_ids), "started": wait.started}
-        for music_task_id in wait.music_task_ids:
-            context["ti"].xcom_push(key=waits_for_key(music_task_id), value=about)
-        return set(wait.music_task_ids)
+    def notices(self) -> Notices:
+        """What this task is told about its music tasks, rather than asking."""
+        return notices_of(self.hook.settings, self.webhook, self.musicapi_conn_id)
 
     def show_only_music_tasks(self, music_task_ids: Sequence[str]) -> None:
         """Leave out the links that have nothing to show: Airflow pushes empty ones, too, a request each."""
@@ -154,11 +135,11 @@ class WaitsForTracks(BaseOperator):
     def look_or_defer(self, context: Context, wait: Wait) -> list[dict[str, Any]]:
         """Look once and return the result, or hand the wait to the triggerer (which raises)."""
         with airflow_errors(buys=self.buys):
-            called = self._expect_call(context, wait)
+            self.notices.announce(context, wait)
             result = self.look(wait, next_look=FIRST_LOOK_OF_TRIGGER)
         if result is None:
-            for music_task_id in called - set(wait.pending):  # nobody calls about these any more
-                context["ti"].xcom_push(key=called_key(music_task_id), value=True)
+            if self._is_told(wait):
+                self.notices.withdraw(context, set(wait.music_task_ids) - set(wait.pending))
             self.wait_in_triggerer(wait)
         return result
 
@@ -178,13 +159,17 @@ class WaitsForTracks(BaseOperator):
                 raise error  # what the triggerer could not do, it will not do when asked again
         return self.look_or_defer(context, wait)
 
+    def _is_told(self, wait: Wait) -> bool:
+        """Tell whether notices are expected about a wait, so that it is polled rarely."""
+        return self.notices.poll_interval(wait.music_task_ids) is not None
+
     def wait_in_triggerer(self, wait: Wait) -> NoReturn:
         """Hand the wait to the triggerer."""
         from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
         from musicapi_provider.triggers.worker_free import why_not
 
         self.show_only_music_tasks(wait.music_task_ids)
-        webhook = self._webhook_for(wait)
+        is_told = self._is_told(wait)
         trigger = MusicAPITaskTrigger(
             music_task_ids=wait.music_task_ids,
             musicapi_conn_id=self.musicapi_conn_id,
@@ -193,8 +178,8 @@ class WaitsForTracks(BaseOperator):
             first_look_time=time.time() + FIRST_LOOK_OF_TRIGGER,
             poll_interval=self.poll_interval,
             doubts=wait.doubts,
-            ends_here=self.ends_in_triggerer or (webhook is not None and why_not(self) is None),
-            webhook=webhook is not None,
+            ends_here=self.ends_in_triggerer or (is_told and why_not(self) is None),
+            webhook=is_told,
             fail_on_partial=self.fail_on_partial,
             include_lyrics=self.include_lyrics,
         )

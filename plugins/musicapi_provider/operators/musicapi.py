@@ -48,18 +48,11 @@ from musicapi_provider.text import clean_json
 from musicapi_provider.triggers.events import FIRST_LOOK_OF_TRIGGER
 from musicapi_provider.waiting.ids import checked_ids
 from musicapi_provider.waiting.wait import Wait, wait_for_tracks
-from musicapi_provider.webhooks.expectation import Callbacks, required_webhook
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
 
     from musicapi_provider.purchases import LedgerStore
-
-#: Seconds between looks into the task state for a callback, where nothing defers.
-CALLBACK_PAUSE = 5.0
-
-#: Seconds for which a callback about a lost answer is waited for, at least: as long as songs take (facts 9).
-CALLBACK_PATIENCE = 600.0
 
 #: Operator argument -> field of the request body. One differs: Airflow owns ``task_type``.
 API_FIELDS = {"music_task_type" if name == "task_type" else name: name for name in FIELDS}
@@ -345,25 +338,21 @@ class MusicAPICreateOperator(WaitsForTracks):
                 if awaited is None:
                     raise
                 token, since = awaited
-                until = since + max(self.timeout, CALLBACK_PATIENCE)
+                until = since + self.notices.patience(self.timeout)
                 if time.time() >= until:
                     raise
                 self.log.warning("%s", error)
                 self.log.warning(
                     "The API would call about it: waiting for that, %.0f s at most.", until - time.time()
                 )
-                self._wait_for_callback(context, token, until)
+                self._wait_for_name(context, token, until)
 
-    def _wait_for_callback(self, context: Context, token: str, until: float) -> None:
-        """Return when a callback has come or time is over; or hand that to the triggerer, which raises."""
+    def _wait_for_name(self, context: Context, token: str, until: float) -> None:
+        """Return when the purchase is named or time is over; or hand that to the triggerer, which raises."""
         if self.deferrable:
-            from musicapi_provider.triggers.musicapi import MusicAPICallbackTrigger
-
-            trigger = MusicAPICallbackTrigger(token, until, time.time() + FIRST_LOOK_OF_TRIGGER)
+            trigger = self.notices.naming_trigger(token, until, time.time() + FIRST_LOOK_OF_TRIGGER)
             self.defer(trigger=trigger, method_name="execute_complete")
-        callbacks = Callbacks(context, self.musicapi_conn_id)
-        while callbacks.music_task_of(token) is None and (left := until - time.time()) > 0:
-            time.sleep(min(left, CALLBACK_PAUSE))
+        self.notices.await_name(context, token, until)
 
     def _submit(self, context: Context) -> Bought:
         store: LedgerStore
@@ -392,12 +381,8 @@ class MusicAPICreateOperator(WaitsForTracks):
             self.hook.client,
             order,
             store,
-            Policy(policy, self.force_new, self.credit_check, max(self.timeout, CALLBACK_PATIENCE)),
-            callbacks=Callbacks(
-                context,
-                self.musicapi_conn_id,
-                lambda: required_webhook(self.hook.settings, self.webhook, self.musicapi_conn_id),
-            ),
+            Policy(policy, self.force_new, self.credit_check, self.notices.patience(self.timeout)),
+            callbacks=self.notices.callbacks(context),
         )
 
 

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from musicapi_provider.api.settings import WEBHOOK_POLL_INTERVAL
 from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
+from musicapi_provider.hooks.notices import implementation, notices_of
 from musicapi_provider.triggers import worker_free
 from musicapi_provider.triggers.events import BEGIN, event_about
 from musicapi_provider.waiting.ids import checked_ids
 from musicapi_provider.waiting.poller import shared_poller
 from musicapi_provider.waiting.wait import Wait
-from musicapi_provider.webhooks.addresses import MOST_EXPECTED
-from musicapi_provider.webhooks.expectation import expected_webhook
 
 if TYPE_CHECKING:
     from musicapi_provider.api.async_client import MusicAPIAsyncClient
+    from musicapi_provider.waiting.notices import Notices
     from musicapi_provider.waiting.poller import Poller
     from musicapi_provider.waiting.wait import Doubt
 
 log = logging.getLogger(__name__)
+implementation()  # imported now: triggers share an event loop
 
 #: Seconds between tries to read the connection while the API server or a secrets backend is away.
 CONNECTION_PAUSE = 5.0
@@ -59,8 +59,8 @@ class MusicAPITaskTrigger(BaseTrigger):
     :param ends_here: End the task here when it succeeds.
     :param fail_on_partial: As the sensor's.
     :param include_lyrics: As the sensor's.
-    :param webhook: The API calls when the music tasks are done, so they are looked at rarely; ``None``: as
-        the connection says.
+    :param webhook: Notices are expected when the music tasks are done, so they are polled rarely; ``None``:
+        as the connection says.
     """
 
     def __init__(
@@ -138,28 +138,24 @@ class MusicAPITaskTrigger(BaseTrigger):
             poller = await enter_poller(stack, self.musicapi_conn_id, until=time.time() + wait.seconds_left)
             if poller is None:
                 return "timeout"
-            poll_interval, at_once = self.poll_interval, self.started is None  # no worker has looked
-            webhook = expected_webhook(poller.client.settings, self.webhook, self.musicapi_conn_id)
-            if webhook and self._can_be_called(wait):
-                poll_interval = poll_interval or webhook.poll_interval
-                at_once = await self._expect_call(wait) or at_once
+            notices = notices_of(poller.client.settings, self.webhook, self.musicapi_conn_id)
+            poll_interval, at_once = self.poll_interval, self.started is None  # no worker has polled
+            rarely = notices.poll_interval(wait.music_task_ids, begun=self.started is not None)
+            if rarely is not None and self.task_instance is not None:
+                poll_interval = poll_interval or rarely
+                at_once = await self._expect_notices(notices, wait) or at_once
             return await poller.wait(
                 wait, poll_interval=poll_interval, first_look=self.first_look_time, at_once=at_once
             )
 
-    def _can_be_called(self, wait: Wait) -> bool:
-        """Tell whether callbacks can end this wait; where no worker has begun it, only about a single one."""
-        most = MOST_EXPECTED if self.started is not None else 1
-        return self.task_instance is not None and len(wait.music_task_ids) <= most
-
-    async def _expect_call(self, wait: Wait) -> bool:
-        """Let a callback find this wait, unless a worker has done so; tell whether one has come before."""
+    async def _expect_notices(self, notices: Notices, wait: Wait) -> bool:
+        """Let notices find this wait, unless a worker has done so; tell whether they have come before."""
         if self.started is None:
-            await worker_free.expect_call(wait, self.task_instance)
+            await notices.announce_here(self.task_instance, wait)
             return False
-        # Not before the scheduler knows that the task is deferred; later callbacks find it deferred.
+        # Not before the scheduler knows that the task is deferred; later notices find it deferred.
         await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
-        return await worker_free.was_called(wait.music_task_ids, self.task_instance)
+        return await notices.have_come(self.task_instance, wait.music_task_ids)
 
     async def _ended(self, wait: Wait) -> bool:
         """End the task here if that is wanted and it has succeeded; a worker ends it otherwise."""
@@ -187,39 +183,6 @@ class MusicAPITaskTrigger(BaseTrigger):
             "of a task that was ended early, clear it.",
             ", ".join(self.music_task_ids),
         )
-
-
-class MusicAPICallbackTrigger(BaseTrigger):
-    """
-    Wait until the API calls about a create whose answer was lost.
-
-    A callback resumes the task by itself; this only ends the wait, and sees a callback that came before the
-    task was deferred. Either way a worker begins anew: it finds what was told in the task state.
-
-    :param token: The purchase's.
-    :param until: Epoch seconds after which a worker decides what to do without it.
-    :param first_look_time: As of :class:`MusicAPITaskTrigger`.
-    """
-
-    def __init__(self, token: str, until: float, first_look_time: float) -> None:
-        super().__init__()
-        self.token = token
-        self.until = until
-        self.first_look_time = first_look_time
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return class path and arguments."""
-        arguments = {"token": self.token, "until": self.until, "first_look_time": self.first_look_time}
-        return "musicapi_provider.triggers.musicapi.MusicAPICallbackTrigger", arguments
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield one event: a worker must begin anew."""
-        await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
-        ti = self.task_instance
-        if ti is None or not await worker_free.was_called([self.token], ti):
-            left = self.until - time.time()
-            await asyncio.sleep(max(0.0, min(left, WEBHOOK_POLL_INTERVAL)))
-        yield TriggerEvent(dict(BEGIN))
 
 
 async def enter_poller(stack: AsyncExitStack, musicapi_conn_id: str, *, until: float) -> Poller | None:

@@ -8,7 +8,6 @@ mode.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,15 +26,11 @@ from musicapi_provider.links.extra_links import (
     media_links,
     music_tasks_url,
 )
-from musicapi_provider.webhooks.addresses import called_key, waits_for_key
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
     from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
-    from musicapi_provider.waiting.wait import Wait
-
-log = logging.getLogger(__name__)
 
 #: XCom key under which a wait that began in the triggerer keeps its beginning: the deadline must survive the
 #: triggerer, and the arguments of such a trigger are those of the DAG file.
@@ -104,17 +99,17 @@ def start_args(sensor: MusicAPITaskSensor) -> StartTriggerArgs | None:
 
 async def ids_from(source: Mapping[str, Any], ti: Any) -> Any:
     """Return what the upstream task has left in XCom: ids, or whatever it is."""
-    return await XCom.aget_one(**{**_place(ti), **source, "map_index": -1})
+    return await XCom.aget_one(**{**place_of(ti), **source, "map_index": -1})
 
 
-def _place(ti: Any) -> dict[str, Any]:
-    """Return where this task's own XComs are."""
+def place_of(ti: Any) -> dict[str, Any]:
+    """Return where a task's own XComs are."""
     return {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
 
 
 async def started(ti: Any) -> float:
     """Return when this try's wait began, in epoch seconds: now, or before a triggerer went down."""
-    place = _place(ti)
+    place = place_of(ti)
     known = await XCom.aget_one(key=STARTED_KEY, **place)
     if isinstance(known, dict) and known.get("try_number") == ti.try_number:
         return float(known["started"])
@@ -137,34 +132,12 @@ async def _forget_result(place: Mapping[str, Any]) -> None:
 async def show_music_tasks(music_task_ids: Sequence[str], conn_id: str, ti: Any) -> None:
     """Leave the link to the music tasks in XCom, as a worker does when it hands them over."""
     url = music_tasks_url(ti, conn_id, music_task_ids)
-    await XCom.aset(key=MusicAPIMusicTaskLink().xcom_key, value=url, **_place(ti))
-
-
-async def expect_call(wait: Wait, ti: Any) -> None:
-    """Say which music tasks this task waits for, as a worker does, so that a callback finds it."""
-    about = {"music_task_ids": list(wait.music_task_ids), "started": wait.started}
-    try:
-        for music_task_id in wait.music_task_ids:
-            await XCom.aset(key=waits_for_key(music_task_id), value=about, **_place(ti))
-    except Exception as error:  # noqa: BLE001 - a paid wait must not end by that; it is polled as well
-        log.warning("Callbacks will not find this wait: %s", error)
-
-
-async def was_called(names: Sequence[str], ti: Any) -> bool:
-    """Tell whether callbacks have come for all of these, music tasks or tokens; not, where nobody can say."""
-    try:
-        for name in names:
-            if await XCom.aget_one(key=called_key(name), **_place(ti)) is None:
-                return False
-    except Exception as error:  # noqa: BLE001 - a paid wait must not end by that; it is polled as well
-        log.warning("It is not known whether the API has called already: %s", error)
-        return False
-    return True
+    await XCom.aset(key=MusicAPIMusicTaskLink().xcom_key, value=url, **place_of(ti))
 
 
 async def push_result(tracks: Sequence[dict[str, Any]], ti: Any) -> None:
     """Leave the result and its links in XCom, as a worker would."""
-    place = _place(ti)
+    place = place_of(ti)
     length = len(tracks) if ti.map_index < 0 else None  # for tasks that are mapped over the result
     await XCom.aset(key="return_value", value=list(tracks), _mapped_length=length, **place)
     for key, url in media_links(tracks).items():

@@ -41,9 +41,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Asset
     from sqlalchemy.orm import Session
 
-_TRIGGERS = "musicapi_provider.triggers.musicapi."
-TASK_TRIGGER = f"{_TRIGGERS}MusicAPITaskTrigger"
-CALLBACK_TRIGGER = f"{_TRIGGERS}MusicAPICallbackTrigger"
+TASK_TRIGGER = "musicapi_provider.triggers.musicapi.MusicAPITaskTrigger"
+CALLBACK_TRIGGER = "musicapi_provider.webhooks.triggers.MusicAPICallbackTrigger"
 #: Databases that are busy for a moment, and two API servers that write the same: once more.
 again = tenacity.retry(
     retry=tenacity.retry_if_exception_type((OperationalError, IntegrityError, StaleDataError)),

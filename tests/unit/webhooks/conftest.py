@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import delete, select
 
-from musicapi_provider.triggers.musicapi import MusicAPICallbackTrigger, MusicAPITaskTrigger
+from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
 from musicapi_provider.webhooks.addresses import PREFIX, callback_key, new_token, waits_for_key
 from musicapi_provider.webhooks.assets import COMPLETED_TRACKS
 from musicapi_provider.webhooks.signature import Reason, signature
+from musicapi_provider.webhooks.triggers import MusicAPICallbackTrigger
 from tests.conftest import WRITTEN_DAGS
 
 if TYPE_CHECKING:

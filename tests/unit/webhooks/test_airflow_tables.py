@@ -22,6 +22,7 @@ from airflow.models.xcom import XComModel
 
 from musicapi_provider.triggers import musicapi as triggers
 from musicapi_provider.webhooks import airflow_tables
+from musicapi_provider.webhooks import triggers as callbacks
 from musicapi_provider.webhooks.addresses import KNOWN_AIRFLOW, is_known_airflow
 from tests.conftest import PROJECT
 
@@ -80,7 +81,7 @@ def test_triggers_are_called_as_they_are_stored() -> None:
 
     assert names == {
         triggers.MusicAPITaskTrigger(["a"], "musicapi_default", 1.0).serialize()[0],
-        triggers.MusicAPICallbackTrigger("token", 1.0, 1.0).serialize()[0],
+        callbacks.MusicAPICallbackTrigger("token", 1.0, 1.0).serialize()[0],
     }
 
 

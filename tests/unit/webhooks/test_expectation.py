@@ -17,14 +17,14 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from musicapi_provider.exceptions import MusicAPIAmbiguousSubmitError, MusicAPIConfigurationError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
-from musicapi_provider.operators import musicapi as operators
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
 from musicapi_provider.purchases import KEY
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 from musicapi_provider.triggers.events import BEGIN
-from musicapi_provider.triggers.musicapi import MusicAPICallbackTrigger, MusicAPITaskTrigger
-from musicapi_provider.webhooks import expectation
+from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
+from musicapi_provider.webhooks import expectation, notices
 from musicapi_provider.webhooks.addresses import callback_key, called_key, payer_of, waits_for_key
+from musicapi_provider.webhooks.triggers import MusicAPICallbackTrigger
 from tests.conftest import QUICK
 
 if TYPE_CHECKING:
@@ -547,7 +547,7 @@ def test_lost_answer_is_waited_for_on_a_worker_where_nothing_defers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The callback comes while the worker waits."""
-    monkeypatch.setattr(operators, "CALLBACK_PAUSE", 0.05)
+    monkeypatch.setattr(notices, "CALLBACK_PAUSE", 0.05)
     simulator.state.scenario("drop-after-booking")
 
     def call_later() -> None:
@@ -597,7 +597,7 @@ def test_call_that_does_not_come_leaves_it_to_a_human(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the evidence, when the time is over; the record stays for a callback that is later still."""
-    monkeypatch.setattr(operators, "CALLBACK_PATIENCE", 1.0)
+    monkeypatch.setattr(notices, "CALLBACK_PATIENCE", 1.0)
     simulator.state.scenario("drop-after-booking")
     with pytest.raises(AirflowFailException, match="Evidence"):
         create_for(timeout=1.0).execute(context)
@@ -719,7 +719,7 @@ def test_nothing_is_sent_again_while_a_call_may_come(
             create_for(**arguments).execute(context)
 
     assert simulator.state.requests["POST /sonic/create"] == 1
-    monkeypatch.setattr(operators, "CALLBACK_PATIENCE", 0.001)
+    monkeypatch.setattr(notices, "CALLBACK_PATIENCE", 0.001)
     music_task_id = create_for(**arguments, timeout=0.001).execute(context)
     assert simulator.state.requests["POST /sonic/create"] == 2
     assert music_task_id in simulator.state.jobs
