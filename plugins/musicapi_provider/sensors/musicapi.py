@@ -20,6 +20,7 @@ from musicapi_provider.operators.control_flow import (
     WaitsForTracks,
     airflow_errors,
 )
+from musicapi_provider.sensors.mapped import is_expanded
 from musicapi_provider.waiting.ids import checked_ids
 from musicapi_provider.waiting.wait import Doubt, Wait, doubts_from
 
@@ -107,7 +108,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         self.prompt_id = prompt_id
         # None: what an earlier try remembered is not ours, so the first poke writes in any case.
         self._remembered: dict[str, Doubt] | None = None
-        if worker_free and not getattr(self, "_BaseOperator__from_mapped", False):  # that one is on a worker
+        if worker_free and not is_expanded(self):
             self._start_in_triggerer()
 
     def _start_in_triggerer(self) -> None:

@@ -141,6 +141,8 @@ class GuardedAdapter(HTTPAdapter):
 
 
 def _guarded_pools(check: Callable[[socket.socket, str], socket.socket]) -> dict[str, type]:
+    """Return pools whose sockets are checked; urllib3 makes them in ``_new_conn`` alone, which is private."""
+
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
             return check(super()._new_conn(), self.host)

@@ -3,6 +3,6 @@ The tracks page: an Airflow plugin, what it serves on the API server, and to who
 
 ``plugin`` is what Airflow loads, ``app`` the routes, ``tracks_page.js`` the page in the browser. ``access``
 says who may read what, ``library`` which tracks there are, ``track_list`` which are shown, ``stored_files``
-and ``responses`` hand out files, ``task_instances`` what a task has left. ``port_zero`` mends Airflow's Test
-button.
+and ``responses`` hand out files, ``task_instances`` what a task has left. ``kept_file_systems`` makes Airflow
+ask for a connection again, ``port_zero`` mends its Test button.
 """

@@ -15,16 +15,15 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from airflow.sdk import ObjectStoragePath
-from airflow.sdk.io import attach
 
 from musicapi_provider.exceptions import MusicAPIStorageError
-from musicapi_provider.files import OBJECT_STORES, local_path
+from musicapi_provider.files import local_path
 from musicapi_provider.storage.index import INDEX, IndexRow, read_index
 from musicapi_provider.storage.kinds import AUDIO, IMAGE
 from musicapi_provider.storage.tracks import checked_clip_id
+from musicapi_provider.ui.kept_file_systems import forget_file_system
 from musicapi_provider.ui.stored_files import stored_file
 
 log = logging.getLogger(__name__)
@@ -122,7 +121,7 @@ class Library:
             index = _read_index(uri, self._kept.get(uri))
         except Exception as error:  # noqa: BLE001 - each backend has its own
             log.warning("The tracks page cannot read %s (%s: %s)", uri, type(error).__name__, error)
-            _forget_connection(uri)
+            forget_file_system(uri)
             with self._lock:
                 if time.monotonic() - look.began <= self.patience:
                     del self._looks[uri]
@@ -158,13 +157,6 @@ def _read_index(uri: str, kept: Index | None) -> Index:
     if file.size > LARGEST_INDEX:
         raise MusicAPIStorageError(f"{INDEX} has {file.size} bytes; {LARGEST_INDEX} are read at most")
     return Index(file.version, file.size, _tracks_of(file.read(0, file.size)))
-
-
-def _forget_connection(uri: str) -> None:
-    """Ask for the connection again next time: Airflow would use a wrong one as long as the process lives."""
-    parts = urlsplit(uri)
-    if parts.scheme in OBJECT_STORES:
-        vars(attach(parts.scheme, parts.netloc.rpartition("@")[0] or None)).pop("fs", None)
 
 
 def _tracks_of(content: bytes) -> dict[str, ListedTrack]:
