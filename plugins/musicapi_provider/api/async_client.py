@@ -5,21 +5,15 @@ The asynchronous client: aiohttp, for triggers. Same rules, same errors as the s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
+from musicapi_provider.api import calls
 from musicapi_provider.api.answers import Answer, Interpreter
 from musicapi_provider.api.network import Network, checked_network
-from musicapi_provider.api.settings import (
-    ONCE,
-    ClientSettings,
-    RetrySettings,
-    may_create_again,
-    may_read_again,
-)
-from musicapi_provider.api.urls import task_path
+from musicapi_provider.api.settings import ClientSettings, RetrySettings
 
 if TYPE_CHECKING:
     import ssl
@@ -27,14 +21,13 @@ if TYPE_CHECKING:
     import aiohttp
 
     from musicapi_provider.api.models import Credits, MusicTask
-    from musicapi_provider.exceptions import MusicAPIError
 
 _Result = TypeVar("_Result")
 
 #: Connections of one client. At 10 reads a second and 0.2 s for an answer, two are busy; ten keep that pace
 #: up with answers of a second, and a server that hangs must not be met with a hundred, aiohttp's own limit.
 CONNECTIONS = 10
-#: Seconds that an idle connection is kept. Looks at one music task are up to 60 s apart; with the
+#: Seconds that an idle connection is kept. Polls of one music task are up to 60 s apart; with the
 #: 15 s of aiohttp many would cost a TLS handshake. aiohttp notices servers that close earlier.
 KEEP_ALIVE = 75.0
 #: Bytes of a status or header line: the limit of the synchronous client's library.
@@ -74,47 +67,23 @@ class MusicAPIAsyncClient:
         """Close the session."""
         await self.close()
 
-    async def create(self, body: Mapping[str, Any]) -> str:
+    async def create(self, body: Mapping[str, object]) -> str:
         """Submit a music task: this buys."""
-
-        async def attempt() -> str:
-            return self._interpreter.music_task_id(
-                await self._write("POST", "/sonic/create", json=dict(body))
-            )
-
-        return await self._repeat(attempt, may_create_again)
+        return await self._call(calls.create(body))
 
     async def get_task(self, music_task_id: str, *, retry: bool = True) -> MusicTask:
-        """Look at a music task; free."""
-
-        async def attempt() -> MusicTask:
-            return self._interpreter.music_task(music_task_id, await self._read(task_path(music_task_id)))
-
-        return await self._repeat(attempt, may_read_again, self.retries if retry else ONCE)
+        """Poll a music task; free."""
+        return await self._call(calls.get_task(music_task_id), retry=retry)
 
     async def get_credits(self) -> Credits:
         """Read the balance; free."""
-
-        async def attempt() -> Credits:
-            return self._interpreter.credits(await self._read("/get-credits"))
-
-        return await self._repeat(attempt, may_read_again)
+        return await self._call(calls.get_credits())
 
     async def request(
-        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
+        self, method: str, path: str, *, json: object = None, params: Mapping[str, object] | None = None
     ) -> Any:
         """Call any other endpoint; anything but a GET may cost credits."""
-
-        async def read() -> Any:
-            return self._interpreter.read(await self._read(path, json=json, params=params))
-
-        async def write() -> Any:
-            answer = await self._write(method.upper(), path, json=json, params=params)
-            return self._interpreter.written(answer)
-
-        if method.upper() == "GET":
-            return await self._repeat(read, may_read_again)
-        return await self._repeat(write, may_create_again)
+        return await self._call(calls.other(method, path, json, params))
 
     async def close(self) -> None:
         """Close the session and its connections."""
@@ -129,52 +98,45 @@ class MusicAPIAsyncClient:
             self._network = network, await asyncio.to_thread(network.ssl_context)
         return self._network
 
-    async def _repeat(
-        self,
-        attempt: Callable[[], Awaitable[_Result]],
-        rule: Callable[[BaseException], bool],
-        retries: RetrySettings | None = None,
-    ) -> _Result:
-        if retries is ONCE:
-            return await attempt()
-        return await tenacity.AsyncRetrying(**(retries or self.retries).arguments(rule))(attempt)
+    async def _call(self, call: calls.Call[_Result], *, retry: bool = True) -> _Result:
+        async def attempt() -> _Result:
+            if not call.is_write:
+                return call.result(self._interpreter, await self._send(await self._open_session(), call))
+            # A connection of its own, as in the synchronous client; closing it must not disturb other calls.
+            async with await self._new_session() as session:
+                return call.result(self._interpreter, await self._send(session, call))
 
-    async def _read(self, path: str, **arguments: Any) -> Answer:
+        if not retry:
+            return await attempt()
+        return await tenacity.AsyncRetrying(**self.retries.arguments(call.may_repeat))(attempt)
+
+    async def _open_session(self) -> aiohttp.ClientSession:
         async with self._opening:  # two first reads at once must not open two sessions
             if self._session is None:
                 self._session = await self._new_session(self.connections)
-        return await self._send(self._session, "GET", path, self._interpreter.read_failure, arguments)
+            return self._session
 
-    async def _write(self, method: str, path: str, **arguments: Any) -> Answer:
-        # A connection of its own, as in the synchronous client; closing it must not disturb other calls.
-        async with await self._new_session() as session:
-            return await self._send(session, method, path, self._interpreter.write_failure, arguments)
-
-    async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        path: str,
-        failure: Callable[..., MusicAPIError],
-        arguments: Mapping[str, Any],
-    ) -> Answer:
+    async def _send(self, session: aiohttp.ClientSession, call: calls.Call[_Result]) -> Answer:
         from yarl import URL
 
         network, _ = await self._way()
-        request = self._interpreter.prepared(method, path, **arguments)
+        request = self._interpreter.prepared(call.method, call.path, json=call.json, params=call.params)
+        failure = self._interpreter.write_failure if call.is_write else self._interpreter.read_failure
+        is_answered = False
         try:
             async with session.request(
-                method,
+                call.method,
                 URL(request.url or "", encoded=True),
                 data=request.body,
                 headers=request.headers,
                 allow_redirects=False,
                 proxy=network.proxy,
             ) as response:
+                is_answered = True  # whatever fails from here on, the request was sent
                 content = await response.read()
                 return self._interpreter.answer(response.status, response.raw_headers, content)
         except Exception as error:  # whatever it is, it must not hide that the request may have left
-            raise failure(error, certainly_not_sent=_never_left(error)) from error
+            raise failure(error, certainly_not_sent=not is_answered and _never_left(error)) from error
 
     async def _new_session(self, connections: int = 1) -> aiohttp.ClientSession:
         import aiohttp

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ import requests
 import tenacity
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from musicapi_provider.api import calls
 from musicapi_provider.api.answers import Answer, Interpreter
 from musicapi_provider.api.network import (
     BearerAuth,
@@ -24,18 +25,10 @@ from musicapi_provider.api.network import (
     headers_of,
     network_of,
 )
-from musicapi_provider.api.settings import (
-    ONCE,
-    ClientSettings,
-    RetrySettings,
-    may_create_again,
-    may_read_again,
-)
-from musicapi_provider.api.urls import task_path
+from musicapi_provider.api.settings import ClientSettings, RetrySettings
 
 if TYPE_CHECKING:
     from musicapi_provider.api.models import Credits, MusicTask
-    from musicapi_provider.exceptions import MusicAPIError
 
 _Result = TypeVar("_Result")
 
@@ -77,7 +70,7 @@ class MusicAPIClient:
         self._session = session or new_session(settings)
         self._interpreter = Interpreter(settings)
 
-    def create(self, body: Mapping[str, Any]) -> str:
+    def create(self, body: Mapping[str, object]) -> str:
         """
         Submit a music task: this buys (15 credits for most task types, facts 8).
 
@@ -87,25 +80,17 @@ class MusicAPIClient:
         :raises MusicAPIAmbiguousSubmitError: no id came back although it may have been booked.
         :raises MusicAPIError: certain refusals, each its own class; nothing was spent.
         """
-        return self._repeat(
-            lambda: self._interpreter.music_task_id(self._write("POST", "/sonic/create", json=dict(body))),
-            may_create_again,
-        )
+        return self._call(calls.create(body))
 
     def get_task(self, music_task_id: str, *, retry: bool = True) -> MusicTask:
         """
-        Look at a music task; free.
+        Poll a music task; free.
 
-        :param retry: Repeat on passing failures; off for loops that look again anyway.
+        :param retry: Repeat on passing failures; off for loops that poll again anyway.
         :raises MusicAPIUnknownTaskError: the API does not know the id (also just after submitting).
         :raises MusicAPIError: the read failed for good; passing failures have been repeated.
         """
-        path = task_path(music_task_id)
-        return self._repeat(
-            lambda: self._interpreter.music_task(music_task_id, self._read(path)),
-            may_read_again,
-            self.retries if retry else ONCE,
-        )
+        return self._call(calls.get_task(music_task_id), retry=retry)
 
     def get_credits(self, *, retry: bool = True) -> Credits:
         """
@@ -113,14 +98,10 @@ class MusicAPIClient:
 
         :param retry: Repeat on passing failures; off where the balance is useful and not needed.
         """
-        return self._repeat(
-            lambda: self._interpreter.credits(self._read("/get-credits")),
-            may_read_again,
-            self.retries if retry else ONCE,
-        )
+        return self._call(calls.get_credits(), retry=retry)
 
     def request(
-        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
+        self, method: str, path: str, *, json: object = None, params: Mapping[str, object] | None = None
     ) -> Any:
         """
         Call any other endpoint, such as ``POST /sonic/lyrics``, and return its parsed answer.
@@ -128,14 +109,7 @@ class MusicAPIClient:
         A GET is repeated like any read. Anything else may cost credits and is treated like a create: an
         answer that is lost, unreadable or a 5xx raises :class:`MusicAPIAmbiguousSubmitError`.
         """
-        if method.upper() == "GET":
-            return self._repeat(
-                lambda: self._interpreter.read(self._read(path, json=json, params=params)), may_read_again
-            )
-        return self._repeat(
-            lambda: self._interpreter.written(self._write(method.upper(), path, json=json, params=params)),
-            may_create_again,
-        )
+        return self._call(calls.other(method, path, json, params))
 
     def close(self) -> None:
         """Close the session and its connections."""
@@ -145,33 +119,23 @@ class MusicAPIClient:
     def _network(self) -> Network:
         return checked_network(self.settings)  # once: it reads the whole environment
 
-    def _repeat(
-        self,
-        attempt: Callable[[], _Result],
-        rule: Callable[[BaseException], bool],
-        retries: RetrySettings | None = None,
-    ) -> _Result:
-        return tenacity.Retrying(**(retries or self.retries).arguments(rule))(attempt)
+    def _call(self, call: calls.Call[_Result], *, retry: bool = True) -> _Result:
+        def attempt() -> _Result:
+            if not call.is_write:
+                return call.result(self._interpreter, self._send(self._session, call))
+            # A kept-alive connection that the server has just closed would make a harmless write look
+            # ambiguous, so each gets a connection of its own.
+            with new_session(self.settings) as session:
+                return call.result(self._interpreter, self._send(session, call))
 
-    def _read(self, path: str, **arguments: Any) -> Answer:
-        return self._send(self._session, "GET", path, self._interpreter.read_failure, arguments)
+        if not retry:
+            return attempt()
+        return tenacity.Retrying(**self.retries.arguments(call.may_repeat))(attempt)
 
-    def _write(self, method: str, path: str, **arguments: Any) -> Answer:
-        # A kept-alive connection that the server has just closed would make a harmless write look ambiguous,
-        # so each gets a connection of its own.
-        with new_session(self.settings) as session:
-            return self._send(session, method, path, self._interpreter.write_failure, arguments)
-
-    def _send(
-        self,
-        session: requests.Session,
-        method: str,
-        path: str,
-        failure: Callable[..., MusicAPIError],
-        arguments: Mapping[str, Any],
-    ) -> Answer:
+    def _send(self, session: requests.Session, call: calls.Call[_Result]) -> Answer:
         network = self._network
-        request = self._interpreter.prepared(method, path, **arguments)
+        request = self._interpreter.prepared(call.method, call.path, json=call.json, params=call.params)
+        failure = self._interpreter.write_failure if call.is_write else self._interpreter.read_failure
         try:
             # Not session.send: it reads where a redirect leads, and the environment. The key and the body are
             # for this host alone.
@@ -192,7 +156,7 @@ class MusicAPIClient:
                 for name, value in response.raw.headers.items()
             ]
             return self._interpreter.answer(response.status_code, headers, content)
-        except Exception as error:
+        except Exception as error:  # an answer had begun, so the request was sent
             response.close()
             raise failure(error, certainly_not_sent=False) from error
 
