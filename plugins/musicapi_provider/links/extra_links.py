@@ -2,8 +2,8 @@
 Extra links: buttons on a task instance in the Airflow UI.
 
 Airflow asks for them at the end of every phase, also when a task defers or fails, and keeps the answers in
-XCom. The operator at hand knows its facts; asking XCom would log an error while there are none. No fact, no
-link; and only http and https become one.
+XCom. The operator at hand knows its facts (:mod:`.shown`); asking XCom would log an error while there are
+none. No fact, no link; and only http and https become one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from airflow.sdk import BaseOperatorLink, conf
 
 from musicapi_provider.api.urls import is_usable_url
 from musicapi_provider.links import pages
+from musicapi_provider.links.shown import facts_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -31,12 +32,12 @@ class _MediaLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the address, or nothing while there is none."""
-        records = getattr(operator, "stored_records", None)
-        for record in records if isinstance(records, list) else []:
+        facts = facts_of(operator)
+        for record in facts.stored_records or []:
             if record.get(self.record_key):
-                destination = str(operator.destination)  # type: ignore[attr-defined]
-                return on_api_server(pages.media_path(destination, record["clip_id"], self.kind))
-        return first_url(getattr(operator, "collected_tracks", None), self.track_key)
+                path = pages.media_path(str(facts.destination), record["clip_id"], self.kind)
+                return on_api_server(path)
+        return first_url(facts.collected_tracks, self.track_key)
 
 
 class MusicAPIListenLink(_MediaLink):
@@ -68,8 +69,9 @@ class MusicAPIMusicTaskLink(BaseOperatorLink):
 
         The vendor has no page for a music task, and its API wants the key.
         """
-        ids = getattr(operator, "music_task_ids", None)
-        return music_tasks_url(ti_key, operator.musicapi_conn_id, ids) if ids else ""  # type: ignore[attr-defined]
+        facts = facts_of(operator)
+        ids = facts.music_task_ids
+        return music_tasks_url(ti_key, facts.musicapi_conn_id, ids) if ids else ""
 
 
 class MusicAPITracksLink(BaseOperatorLink):
@@ -79,7 +81,8 @@ class MusicAPITracksLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the page, or nothing before something is stored."""
-        if not (getattr(operator, "stored_records", None) or getattr(operator, "manifest_uri", None)):
+        facts = facts_of(operator)
+        if not (facts.stored_records or facts.manifest_uri):
             return ""
         return on_api_server(pages.tracks_page_path(dag_id=ti_key.dag_id, run_id=ti_key.run_id))
 
@@ -91,7 +94,7 @@ class MusicAPIManifestLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return its address, or nothing before it is written."""
-        if not getattr(operator, "manifest_uri", None):
+        if not facts_of(operator).manifest_uri:
             return ""
         place = ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index
         return on_api_server(pages.manifest_path(*place))

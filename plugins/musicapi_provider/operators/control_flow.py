@@ -24,7 +24,8 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.hooks.notices import notices_of
-from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink
+from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink, music_tasks_url
+from musicapi_provider.links.shown import ShowsFacts
 from musicapi_provider.triggers.events import BEGIN, FIRST_LOOK_OF_TRIGGER, error_from, wait_from
 from musicapi_provider.waiting.wait import Wait, look
 
@@ -64,7 +65,7 @@ def airflow_errors(*, buys: bool = False) -> Iterator[None]:
         raise AirflowFailException(str(error)) from error
 
 
-class WaitsForTracks(BaseOperator):
+class WaitsForTracks(BaseOperator, ShowsFacts):
     """
     What the sensor and the waiting create operator share: look, defer, resume, collect.
 
@@ -83,9 +84,6 @@ class WaitsForTracks(BaseOperator):
     ends_in_triggerer: bool = False
     #: Whether notices are expected when the music tasks are done; ``None``: as the connection says.
     webhook: bool | None = None
-    #: For the extra links: what is waited for, and the result, each once there is one.
-    music_task_ids: list[str] | None = None
-    collected_tracks: list[dict[str, Any]] | None = None
 
     @cached_property
     def hook(self) -> MusicAPIBaseHook:
@@ -105,9 +103,9 @@ class WaitsForTracks(BaseOperator):
     def show_music_tasks(self, context: Context, music_task_ids: Sequence[str]) -> None:
         """Show the link to the music tasks now: Airflow asks for links when a worker is done waiting."""
         self.music_task_ids = list(music_task_ids)
-        link = MusicAPIMusicTaskLink()
         try:
-            context["ti"].xcom_push(key=link.xcom_key, value=link.get_link(self, ti_key=context["ti"]))  # type: ignore[arg-type]
+            url = music_tasks_url(context["ti"], self.musicapi_conn_id, self.music_task_ids)
+            context["ti"].xcom_push(key=MusicAPIMusicTaskLink().xcom_key, value=url)
         except Exception:  # a button is not what a paid task fails by
             self.log.warning("The link to the music task could not be shown.", exc_info=True)
 

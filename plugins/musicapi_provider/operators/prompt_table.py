@@ -22,6 +22,7 @@ from musicapi_provider.exceptions import (
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPIManifestLink, MusicAPITracksLink
+from musicapi_provider.links.shown import ShowsFacts
 from musicapi_provider.operators.apart import run_apart
 from musicapi_provider.operators.arguments import (
     check_policy,
@@ -63,7 +64,7 @@ COLLECT_EVERY = 60.0
 FIRST_LOOK_OF_TRIGGER = 10.0
 
 
-class MusicAPIPromptTableOperator(BaseOperator):
+class MusicAPIPromptTableOperator(BaseOperator, ShowsFacts):
     """
     Make the songs of a whole prompt table: buy what is new, wait, store, write a manifest. This buys.
 
@@ -190,8 +191,7 @@ class MusicAPIPromptTableOperator(BaseOperator):
 
     #: What is under way, for :meth:`on_kill`.
     _run: TableRun | None = None
-    #: For the extra links: the manifest, once there is one.
-    manifest_uri: str | None = None
+    destination: str
 
     # -- the task's phases -----------------------------------------------------------------------------------
 

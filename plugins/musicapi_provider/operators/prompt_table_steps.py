@@ -16,6 +16,7 @@ from musicapi_provider.exceptions import MusicAPIInvalidRequestError
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPIManifestLink, MusicAPITracksLink
+from musicapi_provider.links.shown import ShowsFacts
 from musicapi_provider.operators.arguments import folder_of, mapping_of, number_of
 from musicapi_provider.operators.control_flow import airflow_errors
 from musicapi_provider.operators.table_ends import conclude, read_rows
@@ -113,7 +114,7 @@ class MusicAPIReadPromptTableOperator(BaseOperator):
         return [dict(row) for row in rows_to_do(plan)]
 
 
-class MusicAPIWriteManifestOperator(BaseOperator):
+class MusicAPIWriteManifestOperator(BaseOperator, ShowsFacts):
     """
     Join a table's plan with what its rows' tasks have stored, and write the manifest. Costs nothing.
 
@@ -140,8 +141,7 @@ class MusicAPIWriteManifestOperator(BaseOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"plan": "json", "tracks": "json"}
     operator_extra_links = (MusicAPITracksLink(), MusicAPIManifestLink())
     ui_color = "#e8def8"
-    #: For the extra links: the manifest, once there is one.
-    manifest_uri: str | None = None
+    destination: str
 
     def __init__(
         self,

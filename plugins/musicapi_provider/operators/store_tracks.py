@@ -13,6 +13,7 @@ from musicapi_provider.api.models import Track
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
 from musicapi_provider.links.extra_links import MusicAPICoverLink, MusicAPIListenLink, MusicAPITracksLink
+from musicapi_provider.links.shown import ShowsFacts
 from musicapi_provider.operators.control_flow import airflow_errors
 from musicapi_provider.operators.storing import orders_of, store_tracks
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
 
 
-class MusicAPIStoreTracksOperator(BaseOperator):
+class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
     """
     Download tracks and store them, checked, in any object storage. Costs no credits; safe to repeat.
 
@@ -64,8 +65,7 @@ class MusicAPIStoreTracksOperator(BaseOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"tracks": "json", "submission": "json"}
     operator_extra_links = (MusicAPIListenLink(), MusicAPICoverLink(), MusicAPITracksLink())
     ui_color = "#e8def8"
-    #: For the extra links: what is stored, once it is.
-    stored_records: list[dict[str, Any]] | None = None
+    destination: str
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
 
 import pytest
+from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.types import TaskInstanceKey
 
@@ -80,6 +81,15 @@ def test_no_fact_no_link(operator: Any, place: Any) -> None:
 
     assert links
     assert {""} == {link.get_link(operator, ti_key=place) for link in links}
+
+
+def test_other_operators_have_nothing_to_show(place: Any) -> None:
+    """A link on an operator that declares no facts is no button, and no error."""
+    other: Any = BaseOperator(task_id="other")
+    other.music_task_ids = ["a"]
+
+    assert MusicAPIMusicTaskLink().get_link(other, ti_key=place) == ""
+    assert MusicAPIListenLink().get_link(other, ti_key=place) == ""
 
 
 @pytest.mark.usefixtures("connection")
