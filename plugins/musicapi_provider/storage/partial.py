@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from musicapi_provider.files import file_system, is_object_store, list_names, make_folder
@@ -167,6 +167,14 @@ def put(path: ObjectStoragePath, content: bytes) -> None:
         raise
 
 
+class _Upload(NamedTuple):
+    """An upload to S3 in parts that was not completed."""
+
+    bucket: str
+    key: str
+    upload_id: str
+
+
 class Leftovers:
     """
     What killed processes left in ``.incomplete/`` of a folder, listed once, when first asked for.
@@ -178,7 +186,7 @@ class Leftovers:
         self._folder = folder / INCOMPLETE
         self._lock = threading.Lock()
         self._names: list[str] | None = None
-        self._uploads: list[dict[str, Any]] = []
+        self._uploads: list[_Upload] = []
 
     def remove(self, name: str | None = None) -> None:
         """Remove those whose name begins with this and a dot, such as a clip's id; ``None``: all."""
@@ -187,9 +195,7 @@ class Leftovers:
                 self._names = list(list_names(self._folder))
                 self._uploads = self._unfinished_uploads()
             names = [one for one in self._names if name in (None, _purpose(one))]
-            uploads = [
-                one for one in self._uploads if name in (None, _purpose(one["Key"].rpartition("/")[2]))
-            ]
+            uploads = [one for one in self._uploads if name in (None, _purpose(one.key.rpartition("/")[2]))]
             self._names = [one for one in self._names if one not in names]
             self._uploads = [one for one in self._uploads if one not in uploads]
         for one in names:
@@ -204,7 +210,7 @@ class Leftovers:
             with suppress(OSError, NotImplementedError):  # in use by another run, or not there
                 file_system(self._folder).rmdir(self._folder.path)
 
-    def _unfinished_uploads(self) -> list[dict[str, Any]]:
+    def _unfinished_uploads(self) -> list[_Upload]:
         fs = file_system(self._folder)
         if self._folder.protocol not in _S3 or not hasattr(fs, "call_s3"):
             return []
@@ -214,13 +220,13 @@ class Leftovers:
         except Exception:  # a permission that many do not have; lifecycle rules do it for them
             log.debug("Cannot list unfinished uploads in %s", self._folder, exc_info=True)
             return []
-        return [{**upload, "Bucket": bucket} for upload in found.get("Uploads") or []]
+        return [_Upload(bucket, one["Key"], one["UploadId"]) for one in found.get("Uploads") or []]
 
-    def _abort(self, upload: dict[str, Any]) -> None:
+    def _abort(self, upload: _Upload) -> None:
         try:
-            file_system(self._folder).abort_mpu(upload["Bucket"], upload["Key"], upload["UploadId"])
+            file_system(self._folder).abort_mpu(*upload)
         except Exception:
-            log.debug("Cannot abort the unfinished upload of %s", upload["Key"], exc_info=True)
+            log.debug("Cannot abort the unfinished upload of %s", upload.key, exc_info=True)
 
 
 def _purpose(part_name: str) -> str:

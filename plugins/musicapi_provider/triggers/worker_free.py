@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
-from airflow.sdk.execution_time.comms import DeleteXCom
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import StartTriggerArgs
 
@@ -26,6 +25,7 @@ from musicapi_provider.links.extra_links import (
     media_links,
     music_tasks_url,
 )
+from musicapi_provider.triggers.deleted_xcoms import delete_xcoms
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -122,11 +122,8 @@ async def started(ti: Any) -> float:
 
 async def _forget_result(place: Mapping[str, Any]) -> None:
     """Remove what an earlier try left, as Airflow does when a try starts on a worker."""
-    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-
     links = MusicAPIListenLink(), MusicAPICoverLink(), MusicAPIMusicTaskLink()
-    for key in ("return_value", *(link.xcom_key for link in links)):
-        await SUPERVISOR_COMMS.asend(DeleteXCom(key=key, **place))
+    await delete_xcoms(["return_value", *(link.xcom_key for link in links)], place)
 
 
 async def show_music_tasks(music_task_ids: Sequence[str], conn_id: str, ti: Any) -> None:

@@ -8,7 +8,7 @@ Airflow has stored to is never looked at.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
@@ -90,7 +90,7 @@ class Folders:
         return self._by_key.get(key, ("", set()))
 
 
-def is_served(uri: Any) -> bool:
+def is_served(uri: object) -> TypeGuard[str]:
     """
     Tell whether a folder is one that the API server reads: local, or in an object store.
 
@@ -105,7 +105,7 @@ def is_served(uri: Any) -> bool:
     return (rest if scheme in ("file", "local") else uri).startswith("/")
 
 
-def xcom_of(dag_id: str, run_id: str, task_id: str, map_index: int, key: str) -> Any:
+def xcom_of(dag_id: str, run_id: str, task_id: str, map_index: int, key: str) -> object:
     """
     Return what a task instance has left under a key, ``None`` for nothing.
 

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from airflow.sdk import ObjectStoragePath
 
@@ -159,6 +159,9 @@ def _read_index(uri: str, kept: Index | None) -> Index:
     return Index(file.version, file.size, _tracks_of(file.read(0, file.size)))
 
 
+_TEXTS = [name for name in ListedTrack._fields if name not in ("duration", "credits")]
+
+
 def _tracks_of(content: bytes) -> dict[str, ListedTrack]:
     found = (_track_of(row) for row in read_index(content))
     return {track.clip_id: track for track in found if track is not None}
@@ -176,12 +179,10 @@ def _track_of(row: IndexRow) -> ListedTrack | None:
         return None
     if row.file not in {clip_id + suffix for suffix in AUDIO.suffixes}:
         return None
-    cells: dict[str, Any] = row._asdict() | {
-        "cover": row.cover if row.cover in {clip_id + suffix for suffix in IMAGE.suffixes} else "",
-        "duration": _number(row.duration),
-        "credits": _number(row.credits),
-    }
-    return ListedTrack(**cells)
+    texts = {name: getattr(row, name) for name in _TEXTS}
+    if row.cover not in {clip_id + suffix for suffix in IMAGE.suffixes}:
+        texts["cover"] = ""
+    return ListedTrack(**texts, duration=_number(row.duration), credits=_number(row.credits))
 
 
 def _number(cell: str) -> float | None:
