@@ -31,8 +31,9 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.links import xcoms
-from musicapi_provider.operators.musicapi import API_FIELDS, MusicAPICreateOperator
+from musicapi_provider.operators.musicapi import MusicAPICreateOperator
 from musicapi_provider.operators.prompt_table import MusicAPIPromptTableOperator
+from musicapi_provider.operators.purchasing import API_FIELDS
 from musicapi_provider.operators.store_tracks import MusicAPIStoreTracksOperator
 from musicapi_provider.storage.index import read_index
 from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
