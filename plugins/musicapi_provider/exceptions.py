@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import copy
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 #: What an error says stays as it was when the error was made.
 _FACTS = frozenset(
@@ -101,10 +101,10 @@ class MusicAPIError(Exception):
             raise AttributeError(f"{name} of an error does not change; raise error.but({name}=...) instead.")
         super().__setattr__(name, value)
 
-    def __setstate__(self, state: dict[str, Any] | None) -> None:
+    def __setstate__(self, state: dict[str, object] | None) -> None:
         vars(self).update(state or {})  # of a copy, or from a pickle
 
-    def but(self, **changes: Any) -> Self:
+    def but(self, **changes: object) -> Self:
         """
         Return this error with other facts: a new one, since errors do not change once raised.
 

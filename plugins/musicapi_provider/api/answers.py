@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
 import requests
 
@@ -62,6 +62,15 @@ _WINDOWS = {
 _PASSWORD_IN_URL = re.compile(r"(//)[^/@\s'\"]+@")
 
 
+class _Facts(TypedDict):
+    """What an error takes from an answer."""
+
+    status_code: int
+    request_id: str | None
+    retry_after: float | None
+    server_text: str | None
+
+
 @dataclass(frozen=True)
 class Answer:
     """A complete HTTP answer, whichever library received it; header names in lower case."""
@@ -81,12 +90,12 @@ class Answer:
         return self._parsed[0]
 
     @property
-    def body(self) -> Any:
+    def body(self) -> object:
         """The parsed body, or its text when it is no JSON."""
         return self._parsed[1]
 
     @cached_property
-    def _parsed(self) -> tuple[bool, Any]:
+    def _parsed(self) -> tuple[bool, object]:
         try:
             return True, json.loads(self.text)
         except (ValueError, RecursionError):
@@ -187,7 +196,7 @@ class Interpreter:
             **self._facts(answer),
         )
 
-    def read(self, answer: Answer) -> Any:
+    def read(self, answer: Answer) -> object:
         """Return the JSON of any other read."""
         with _reading():
             self._refuse_read(answer)
@@ -213,7 +222,7 @@ class Interpreter:
             **self._facts(answer),
         )
 
-    def written(self, answer: Answer) -> Any:
+    def written(self, answer: Answer) -> object:
         """Return the JSON of any other call that may cost credits."""
         self._refuse_write(answer)
         if answer.is_json:
@@ -325,7 +334,7 @@ class Interpreter:
             text = text.replace(secret, "***")
         return _PASSWORD_IN_URL.sub(r"\1***@", text)
 
-    def _facts(self, answer: Answer) -> dict[str, Any]:
+    def _facts(self, answer: Answer) -> _Facts:
         text = None if answer.is_html else error_text(answer.body) or answer.text.strip()
         return {
             "status_code": answer.status,

@@ -11,9 +11,12 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
+
+#: A request body, whose kinds are known once :func:`check_body` has seen it.
+Body: TypeAlias = Mapping[str, Any]
 
 #: The model of the vendor's own samples (facts 2.3).
 DEFAULT_MV = "sonic-v5"
@@ -98,7 +101,7 @@ class Problem:
     """One thing wrong with a body: the field, its value (shortened) and the rule it breaks."""
 
     field: str
-    value: Any
+    value: object
     rule: str
 
     def __str__(self) -> str:
@@ -113,7 +116,7 @@ def length(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-def parse_value(field: str, value: Any) -> Any:
+def parse_value(field: str, value: object) -> object:
     """
     Give a field's value its type; text from a template or a table cell becomes a boolean or a number.
 
@@ -127,7 +130,7 @@ def parse_value(field: str, value: Any) -> Any:
     return value
 
 
-def typed_fields(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+def typed_fields(fields: Mapping[str, object]) -> tuple[dict[str, object], list[Problem]]:
     """Give every field its type; see :func:`parse_value`. What has none is a problem and left out."""
     typed, problems = {}, []
     for name, value in fields.items():
@@ -163,7 +166,7 @@ def parse_flag(text: str) -> bool:
     return text.strip().lower() in _TRUE
 
 
-def complete_body(fields: Mapping[str, Any]) -> dict[str, Any]:
+def complete_body(fields: Mapping[str, object]) -> dict[str, object]:
     """
     Leave out what is ``None`` and add what a user need not write.
 
@@ -182,7 +185,7 @@ def complete_body(fields: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-def check_body(body: Mapping[str, Any]) -> list[Problem]:
+def check_body(body: Body) -> list[Problem]:
     """Return everything wrong with a completed body; an empty list when it may be sent."""
     problems = [*_unknown_fields(body), *_wrong_kinds(body)]
     if problems:  # the rules below rely on the kinds
@@ -196,7 +199,7 @@ def check_body(body: Mapping[str, Any]) -> list[Problem]:
     ]
 
 
-def require_valid(body: Mapping[str, Any]) -> None:
+def require_valid(body: Body) -> None:
     """
     Refuse a body that the API would refuse.
 
@@ -212,7 +215,7 @@ def refuse(problems: list[Problem]) -> None:
         raise MusicAPIInvalidRequestError(f"The request body is not valid; nothing was sent:\n  {listed}\n")
 
 
-def _unknown_fields(body: Mapping[str, Any]) -> Iterator[Problem]:
+def _unknown_fields(body: Body) -> Iterator[Problem]:
     for name in body:
         if name not in FIELDS:
             close = difflib.get_close_matches(str(name), FIELDS, n=1)
@@ -220,7 +223,7 @@ def _unknown_fields(body: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(str(name), body[name], f"unknown field{hint} (extra_body sends it unchecked)")
 
 
-def _wrong_kinds(body: Mapping[str, Any]) -> Iterator[Problem]:
+def _wrong_kinds(body: Body) -> Iterator[Problem]:
     for name, kind in FIELDS.items():
         value = body.get(name)
         if value is None:
@@ -236,7 +239,7 @@ def _wrong_kinds(body: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(name, value, "must be a whole number")
 
 
-def _wrong_choices(body: Mapping[str, Any]) -> Iterator[Problem]:
+def _wrong_choices(body: Body) -> Iterator[Problem]:
     for name, allowed in _CHOICES.items():
         if name in body and body[name] not in allowed:
             yield Problem(name, body[name], f"must be one of {', '.join(allowed)}")
@@ -248,13 +251,13 @@ def _wrong_choices(body: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("variation_category", body["variation_category"], "only goes with task_type remaster")
 
 
-def _missing_fields(body: Mapping[str, Any]) -> Iterator[Problem]:
+def _missing_fields(body: Body) -> Iterator[Problem]:
     for name in TASK_TYPES.get(body["task_type"], ()):
         if _is_blank(body.get(name)):
             yield Problem(name, None, f"is required by task_type {body['task_type']}")
 
 
-def _broken_modes(body: Mapping[str, Any]) -> Iterator[Problem]:
+def _broken_modes(body: Body) -> Iterator[Problem]:
     """Check the three ways to say what to sing: lyrics, a brief (auto_lyrics), a description."""
     if "custom_mode" not in TASK_TYPES.get(body["task_type"], ()):
         return
@@ -269,7 +272,7 @@ def _broken_modes(body: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("gpt_description_prompt", None, "is required when custom_mode is false")
 
 
-def _too_long(body: Mapping[str, Any]) -> Iterator[Problem]:
+def _too_long(body: Body) -> Iterator[Problem]:
     prompt, tags = MODELS.get(body.get("mv", ""), MODELS[DEFAULT_MV])
     limits = {
         **{"prompt": prompt, "lyrics": prompt, "tags": tags, "negative_tags": tags},
@@ -280,7 +283,7 @@ def _too_long(body: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(name, body[name], f"may have {limit} characters at most")
 
 
-def _wrong_numbers(body: Mapping[str, Any]) -> Iterator[Problem]:
+def _wrong_numbers(body: Body) -> Iterator[Problem]:
     for name in _WEIGHTS:
         if name in body and not 0 <= body[name] <= 1:  # also refuses NaN
             yield Problem(name, body[name], "must be from 0 to 1")
@@ -293,18 +296,18 @@ def _wrong_numbers(body: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("duration", body["duration"], "must be from 10 to 360 seconds")
 
 
-def _is_blank(value: Any) -> bool:
+def _is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def prompt_of(body: Any) -> str | None:
+def prompt_of(body: object) -> str | None:
     """Return the words that a request body orders music with; the title counts where there are no others."""
     if not isinstance(body, Mapping):
         return None
     return next((str(body[name]) for name in _PROMPTS if body.get(name)), None)
 
 
-def name_of(body: Mapping[str, Any]) -> str:
+def name_of(body: Body) -> str:
     """Return a short name for a log line, on one line: title, else the first words, else the operation."""
     return shortened(str(body.get("title") or prompt_of(body) or body.get("task_type")))
 

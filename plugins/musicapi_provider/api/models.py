@@ -48,7 +48,7 @@ class Track:
     joining: bool = False
 
     @classmethod
-    def from_clip(cls, clip: Mapping[str, Any], music_task_id: str, *, joining: bool = False) -> Track:
+    def from_clip(cls, clip: Mapping[str, object], music_task_id: str, *, joining: bool = False) -> Track:
         """Read a clip object of a task answer (facts 3.2)."""
         texts = {name: _text(clip.get(name)) for name in _TEXTS}
         return cls(
@@ -56,7 +56,7 @@ class Track:
         )
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> Track:
+    def from_dict(cls, mapping: Mapping[str, object]) -> Track:
         """Read what :meth:`as_dict` wrote, such as an XCom; like an answer, it may lack anything."""
         return cls.from_clip(mapping, _text(mapping.get("music_task_id")) or "")
 
@@ -94,9 +94,9 @@ class MusicTask:
     has_data: bool = False
 
     @classmethod
-    def from_answer(cls, music_task_id: str, status_code: int, body: Any) -> MusicTask:
+    def from_answer(cls, music_task_id: str, status_code: int, body: object) -> MusicTask:
         """Read a task answer of any documented shape; a body that is no object has no clips."""
-        answer: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+        answer: Mapping[str, object] = body if isinstance(body, Mapping) else {}
         data = answer.get("data")
         return cls(
             music_task_id=music_task_id,
@@ -122,14 +122,14 @@ class Credits:
         return self.credits + self.extra_credits
 
     @classmethod
-    def from_answer(cls, body: Any) -> Credits | None:
+    def from_answer(cls, body: object) -> Credits | None:
         """Read ``GET /get-credits``; ``None`` when it is not a credits answer."""
         if not isinstance(body, Mapping) or (credits := _number(body.get("credits"))) is None:
             return None
         return cls(credits, _number(body.get("extra_credits")) or 0.0)
 
 
-def error_text(body: Any) -> str | None:
+def error_text(body: object) -> str | None:
     """Return the server's words from any of the error envelopes (facts 6.1)."""
     if isinstance(body, str):
         return body.strip() or None
@@ -146,7 +146,7 @@ def error_text(body: Any) -> str | None:
     return None
 
 
-def music_task_id_of(body: Any) -> str | None:
+def music_task_id_of(body: object) -> str | None:
     """Return the id in a submit answer; ``data.task_id`` is tolerated, never expected (facts 2.4)."""
     if not isinstance(body, Mapping):
         return None
@@ -155,12 +155,12 @@ def music_task_id_of(body: Any) -> str | None:
     return next((id_.strip() for id_ in candidates if isinstance(id_, str) and id_.strip()), None)
 
 
-def _tracks(data: Any, music_task_id: str) -> list[Track]:
+def _tracks(data: object, music_task_id: str) -> list[Track]:
     items = data if isinstance(data, list) else [data] if isinstance(data, Mapping) else []
     return [track for item in items if isinstance(item, Mapping) for track in _item(item, music_task_id)]
 
 
-def _item(item: Mapping[str, Any], music_task_id: str) -> list[Track]:
+def _item(item: Mapping[str, object], music_task_id: str) -> list[Track]:
     """Flatten ``{extended | replaced: clip, full: clip or null}``; while ``full`` is null it is joining."""
     part = item.get("extended") or item.get("replaced")
     if not isinstance(part, Mapping):
@@ -171,11 +171,11 @@ def _item(item: Mapping[str, Any], music_task_id: str) -> list[Track]:
     return [Track.from_clip(part, music_task_id), Track.from_clip(full, music_task_id)]
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -185,11 +185,11 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _seconds(value: Any) -> float | None:
+def _seconds(value: object) -> float | None:
     number = _number(value)
     return number if number is not None and number >= 0 else None
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     number = _number(value)
     return int(number) if number is not None else None

@@ -8,7 +8,6 @@ whoever asks for it (``credit_check``, ``max_credits``) is stopped by them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from musicapi_provider.api.bodies import DEFAULT_TASK_TYPE
 
@@ -29,7 +28,7 @@ CREDITS: Mapping[str, float] = {
 UNLISTED = CREDITS[DEFAULT_TASK_TYPE]
 
 
-def expected_credits(body: Mapping[str, Any], prices: Mapping[str, float]) -> float:
+def expected_credits(body: Mapping[str, object], prices: Mapping[str, float]) -> float:
     """
     Return the credits that a request body will probably cost.
 

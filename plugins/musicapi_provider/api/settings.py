@@ -103,7 +103,7 @@ class ClientSettings:
         """Whether http audio URLs are acceptable: only where the base URL itself is http."""
         return urlsplit(self.base_url).scheme == "http"
 
-    def expected_credits(self, body: Mapping[str, Any]) -> float:
+    def expected_credits(self, body: Mapping[str, object]) -> float:
         """Return the credits that a request body will probably cost."""
         return expected_credits(body, self.prices)
 

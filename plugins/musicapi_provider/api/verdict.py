@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from musicapi_provider.api.models import FINAL_STATES, MusicTask, Track
 from musicapi_provider.api.urls import is_usable_url
@@ -41,11 +40,8 @@ RUNNING_CODES = frozenset({None, 102, 200, 202})
 URL_PATIENCE = 90.0
 #: Seconds for which an answer may have an unknown shape; at least one more look confirms it (facts 9).
 SHAPE_PATIENCE = 5.0
-#: What an error says where nothing shows that the API refunded.
-NOT_REFUNDED: Mapping[str, Any] = {
-    "spent": Spent.UNKNOWN,
-    "next_step": "look at the music task in the account's history; force_new=True buys it again.",
-}
+#: The next step where nothing shows that the API refunded.
+NOT_REFUNDED = "look at the music task in the account's history; force_new=True buys it again."
 
 
 class State(StrEnum):
@@ -60,14 +56,14 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
-    What one look at a music task tells.
+    What one answer about a music task tells.
 
     :param tracks: Finished tracks with a usable audio URL.
     :param failures: One sentence per failed clip or failed task.
     :param error: What to raise when this is a failure.
     :param patience: Running for want of a better word: the answer fits no documented shape. Seconds after
         which the doubt counts as the end (see ``confirmed`` of :func:`judge`); ``None``: no doubt.
-    :param retry_after: Seconds that the server asked to wait before the next look.
+    :param retry_after: Seconds that the server asked to wait before the next poll.
     """
 
     state: State
@@ -100,7 +96,7 @@ def judge(task: MusicTask, *, allow_http: bool = False, confirmed: bool = False)
 
 def judge_error(error: MusicAPIError, *, in_grace: bool) -> Verdict:
     """
-    Judge a look that raised: still running, or failed for good.
+    Judge a poll that raised: still running, or failed for good.
 
     :param in_grace: The music task is so young that not finding it proves nothing (facts 9).
     :raises MusicAPIError: the error itself when it concerns the account, not the music task (401, ...).
@@ -175,10 +171,12 @@ def _verdict_of(task: MusicTask, usable: tuple[Track, ...], failures: tuple[str,
             f"{len(usable)} of {total} clips succeeded: {text}.", music_task_id=task.music_task_id
         )
         return Verdict(State.PARTIAL, f"{len(usable)} of {total} clips succeeded", usable, failures, partial)
+    refunded = all(track.state == "failed" for track in task.tracks)
     failed = MusicAPITaskFailedError(
         f"No clip of the music task succeeded: {text}.",
         music_task_id=task.music_task_id,
-        **({} if all(track.state == "failed" for track in task.tracks) else NOT_REFUNDED),
+        spent=Spent.REFUNDED if refunded else Spent.UNKNOWN,
+        next_step=None if refunded else NOT_REFUNDED,
     )
     return Verdict(State.FAILED, f"all {total} clips failed", (), failures, failed)
 
@@ -196,7 +194,9 @@ def _judge_envelope(task: MusicTask, *, confirmed: bool) -> Verdict:
         return Verdict(State.RUNNING, "the API lists no clips yet")
     name = f"type {task.type!r}" if task.type else f"code {task.code}"
     if confirmed:
-        return _ended(task, MusicAPITaskFailedError, f"ended with the unknown {name}", **NOT_REFUNDED)
+        return _ended(
+            task, MusicAPITaskFailedError, f"ended with the unknown {name}", Spent.UNKNOWN, NOT_REFUNDED
+        )
     return Verdict(State.RUNNING, f"the answer has the unknown {name}", patience=SHAPE_PATIENCE)
 
 

@@ -122,6 +122,6 @@ def _settle(session: Session, wanted: Connection | Pool, *, force: bool) -> str:
     return f"changed: {', '.join(different)}"
 
 
-def _value(owner: Any, field: str) -> Any:
+def _value(owner: object, field: str) -> object:
     value = getattr(owner, field)
     return json.loads(value or _NO_FURTHER_EXTRA) if field == "extra" else value or None

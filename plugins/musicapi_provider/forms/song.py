@@ -247,7 +247,7 @@ def _in_words_of_form(problem: Problem, labels: Mapping[str, str]) -> str:
     rule = problem.rule
     for word, name in _WORDS.items():
         rule = rule.replace(word, name)
-    has = f" (it has {length(problem.value)})" if "characters" in rule else ""
+    has = f" (it has {length(str(problem.value))})" if "characters" in rule else ""
     return f"{labels.get(problem.field, problem.field)}: {rule}{has}"
 
 

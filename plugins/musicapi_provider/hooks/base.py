@@ -153,7 +153,7 @@ class MusicAPIBaseHook(BaseHook):
 
     # -- the API -------------------------------------------------------------------------------------------
 
-    def create(self, body: Mapping[str, Any]) -> str:
+    def create(self, body: Mapping[str, object]) -> str:
         """
         Submit a music task and return its id; see :meth:`MusicAPIClient.create`. This buys.
 
@@ -174,12 +174,12 @@ class MusicAPIBaseHook(BaseHook):
         with self._not_again():
             return self.client.get_credits()
 
-    def expected_credits(self, body: Mapping[str, Any]) -> float:
+    def expected_credits(self, body: Mapping[str, object]) -> float:
         """Return the credits that a request body will probably cost (facts 8); asks nobody."""
         return self.settings.expected_credits(body)
 
     def request(
-        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
+        self, method: str, path: str, *, json: object = None, params: Mapping[str, object] | None = None
     ) -> Any:
         """Call any other endpoint; see :meth:`MusicAPIClient.request`."""
         with self._not_again():
@@ -231,7 +231,7 @@ class MusicAPIBaseHook(BaseHook):
             )
         return [track.as_dict() for track in tracks]
 
-    async def acreate(self, body: Mapping[str, Any]) -> str:
+    async def acreate(self, body: Mapping[str, object]) -> str:
         """Asynchronous twin of :meth:`create`."""
         return await (await self.aclient()).create(body)
 
@@ -244,7 +244,7 @@ class MusicAPIBaseHook(BaseHook):
         return await (await self.aclient()).get_credits()
 
     async def arequest(
-        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
+        self, method: str, path: str, *, json: object = None, params: Mapping[str, object] | None = None
     ) -> Any:
         """Asynchronous twin of :meth:`request`."""
         return await (await self.aclient()).request(method, path, json=json, params=params)

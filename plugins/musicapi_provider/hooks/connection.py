@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from musicapi_provider.api.prices import CREDITS
@@ -89,7 +89,7 @@ def settings_from(connection: Connection) -> ClientSettings:
     )
 
 
-def _extra(connection: Connection) -> dict[str, Any]:
+def _extra(connection: Connection) -> dict[str, object]:
     # Not connection.extra_dejson: it swallows bad JSON and talks to Airflow synchronously, also in triggers.
     try:
         extra = json.loads(connection.extra or "{}")
@@ -130,11 +130,11 @@ def _base_url(connection: Connection) -> str:
     return f"{parts.scheme}://{netloc}{path}"
 
 
-def _is_blank(value: Any) -> bool:
+def _is_blank(value: object) -> bool:
     return value is None or value == ""
 
 
-def _positive(connection: Connection, extra: Mapping[str, Any], name: str) -> float | None:
+def _positive(connection: Connection, extra: Mapping[str, object], name: str) -> float | None:
     value = extra.get(name)
     if _is_blank(value):
         return None
@@ -147,7 +147,7 @@ def _positive(connection: Connection, extra: Mapping[str, Any], name: str) -> fl
     return number
 
 
-def _switch(connection: Connection, extra: Mapping[str, Any], name: str) -> bool:
+def _switch(connection: Connection, extra: Mapping[str, object], name: str) -> bool:
     """Read a boolean that is off unless it is clearly on: a slip must not open anything."""
     value = extra.get(name)
     text = "" if _is_blank(value) else str(value).strip().lower()
@@ -156,7 +156,7 @@ def _switch(connection: Connection, extra: Mapping[str, Any], name: str) -> bool
     return text == "true"
 
 
-def _webhook(connection: Connection, extra: Mapping[str, Any]) -> WebhookSettings | None:
+def _webhook(connection: Connection, extra: Mapping[str, object]) -> WebhookSettings | None:
     enabled = _switch(connection, extra, "webhook")
     url = str(extra.get("webhook_base_url") or "").strip().rstrip("/")
     secrets = tuple(str(extra.get("webhook_secret") or "").split())
@@ -187,7 +187,7 @@ def _webhook(connection: Connection, extra: Mapping[str, Any]) -> WebhookSetting
     return WebhookSettings(url, secrets, enabled, interval)
 
 
-def _prices(connection: Connection, extra: Mapping[str, Any]) -> dict[str, float]:
+def _prices(connection: Connection, extra: Mapping[str, object]) -> dict[str, float]:
     """Credits by task type; an unknown name is a slip that would go unnoticed."""
     prices = {}
     for task_type, text in _object(connection, extra, "prices").items():
@@ -206,7 +206,7 @@ def _prices(connection: Connection, extra: Mapping[str, Any]) -> dict[str, float
     return prices
 
 
-def _object(connection: Connection, extra: Mapping[str, Any], name: str) -> dict[str, str]:
+def _object(connection: Connection, extra: Mapping[str, object], name: str) -> dict[str, str]:
     value = extra.get(name)
     if isinstance(value, str) and value.strip():
         try:
@@ -220,14 +220,14 @@ def _object(connection: Connection, extra: Mapping[str, Any], name: str) -> dict
     return {str(key): str(val) for key, val in value.items()}
 
 
-def _proxies(connection: Connection, extra: Mapping[str, Any]) -> dict[str, str]:
+def _proxies(connection: Connection, extra: Mapping[str, object]) -> dict[str, str]:
     proxy = extra.get("proxy")
     if isinstance(proxy, str) and proxy:
         return {"http": proxy, "https": proxy}
     return _object(connection, extra, "proxies") or _object(connection, extra, "proxy")
 
 
-def _headers(connection: Connection, extra: Mapping[str, Any]) -> dict[str, str]:
+def _headers(connection: Connection, extra: Mapping[str, object]) -> dict[str, str]:
     """Further headers: the object ``headers``, and, as in HttpHook, unknown extras."""
     unknown = {key: str(value) for key, value in extra.items() if key not in _SETTINGS}
     headers = unknown | _object(connection, extra, "headers")
@@ -238,7 +238,7 @@ def _headers(connection: Connection, extra: Mapping[str, Any]) -> dict[str, str]
     return {name: value for name, value in headers.items() if name.lower() != "authorization"}
 
 
-def _verify(extra: Mapping[str, Any]) -> bool | str:
+def _verify(extra: Mapping[str, object]) -> bool | str:
     value = extra.get("verify", extra.get("verify_ssl", True))
     if isinstance(value, bool):
         return value
@@ -246,7 +246,7 @@ def _verify(extra: Mapping[str, Any]) -> bool | str:
     return text.lower() != "false" if text.lower() in ("", "true", "false") else text
 
 
-def _cert(extra: Mapping[str, Any]) -> str | tuple[str, str] | None:
+def _cert(extra: Mapping[str, object]) -> str | tuple[str, str] | None:
     value = extra.get("cert")
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return str(value[0]), str(value[1])

@@ -59,6 +59,6 @@ class MusicAPIHook(MusicAPIBaseHook, HttpHook):
         session.headers.update(headers or {})
         return session
 
-    def _set_base_url(self, connection: Any) -> None:
+    def _set_base_url(self, connection: object) -> None:
         self.base_url = f"{self.settings.base_url}/"
         self._base_url_initialized = True

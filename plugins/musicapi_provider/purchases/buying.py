@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import tenacity
 
@@ -218,7 +218,7 @@ def _balance(client: MusicAPIClient, price: float, *, check: bool) -> float | No
 
 def _send(
     client: MusicAPIClient,
-    body: Mapping[str, Any],
+    body: Mapping[str, object],
     order: Order,
     ledger: Ledger,
     intent: Purchase,

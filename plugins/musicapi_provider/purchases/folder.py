@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from musicapi_provider.exceptions import MusicAPINotSentError, Spent
 from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole, remove
@@ -41,17 +41,17 @@ class FolderStore:
         self._path = self._folder / record_name(prompt_id, fingerprint)
         self._content: bytes | None = None
         #: The JSON object in it; ``None``: not read yet.
-        self._known: dict[str, Any] | None = None
+        self._known: dict[str, object] | None = None
         self.place = f"file {self._path}"
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> object:
         """Return the record, ``None`` without a file; anything else as text, which is no record."""
         content = self._read()
         if content is None:
             return None
         return self._object.get(key) or content.decode("utf-8", errors="replace")
 
-    def set(self, key: str, value: dict[str, Any]) -> None:
+    def set(self, key: str, value: dict[str, object]) -> None:
         """Write the record; a process that dies meanwhile leaves the old one or the new one."""
         self._put({**self._object, key: value})
 
@@ -71,7 +71,7 @@ class FolderStore:
         return self._content
 
     @property
-    def _object(self) -> dict[str, Any]:
+    def _object(self) -> dict[str, object]:
         """The JSON object in the file; an empty one where there is none."""
         self._read()
         return self._known or {}
@@ -79,7 +79,7 @@ class FolderStore:
     def _know(self, content: bytes | None) -> None:
         self._content, self._known = content, _parsed(content)
 
-    def _put(self, value: Mapping[str, Any]) -> None:
+    def _put(self, value: Mapping[str, object]) -> None:
         content = json.dumps(value).encode()
         self._guarded(lambda: put_whole(self._path, [content]))
         self._know(content)
@@ -107,7 +107,7 @@ def read_stores(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> l
     return found
 
 
-def _parsed(content: bytes | None) -> dict[str, Any]:
+def _parsed(content: bytes | None) -> dict[str, object]:
     """Return the JSON object in a file, an empty one where there is none."""
     try:
         value = json.loads(content or b"")

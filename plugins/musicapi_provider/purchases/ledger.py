@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from musicapi_provider.exceptions import (
     MusicAPIConfigurationError,
@@ -30,10 +30,10 @@ class LedgerStore(Protocol):
     #: What errors call it.
     place: str
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> object:
         """Return the value, or ``None``."""
 
-    def set(self, key: str, value: dict[str, Any]) -> None:
+    def set(self, key: str, value: dict[str, object]) -> None:
         """Write or overwrite the value."""
 
     def delete(self, key: str) -> None:
@@ -86,7 +86,7 @@ def _purchases(value: object) -> dict[str, Purchase]:
     return {str(fingerprint): Purchase.from_json(item) for fingerprint, item in value.items()}
 
 
-def fingerprint_of(body: Mapping[str, Any], *, account: str) -> str:
+def fingerprint_of(body: Mapping[str, object], *, account: str) -> str:
     """
     Return a digest of what is bought: the same body on the same account is the same purchase.
 
