@@ -6,6 +6,7 @@ A create is sent once, on a connection of its own; reads share one session and a
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from collections.abc import Mapping
@@ -26,9 +27,13 @@ from musicapi_provider.api.network import (
     network_of,
 )
 from musicapi_provider.api.settings import ClientSettings, RetrySettings
+from musicapi_provider.api.verdict import State, judge
+from musicapi_provider.exceptions import MusicAPIError
 
 if TYPE_CHECKING:
     from musicapi_provider.api.models import Credits, MusicTask
+
+log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -91,6 +96,20 @@ class MusicAPIClient:
         :raises MusicAPIError: the read failed for good; passing failures have been repeated.
         """
         return self._call(calls.get_task(music_task_id), retry=retry)
+
+    def failure_of(self, music_task_id: str) -> str | None:
+        """
+        Return why a music task is known to have failed, and is hence refunded (facts 3.3); free.
+
+        :return: The API's reason; ``None`` while it runs, when it succeeded, and when nobody can say.
+        """
+        try:
+            task = self.get_task(music_task_id)
+        except MusicAPIError as error:
+            log.warning("Cannot poll music task %s: %s", music_task_id, error)
+            return None
+        verdict = judge(task, allow_http=self.settings.allow_http_audio)
+        return "; ".join(verdict.failures) if verdict.state is State.FAILED else None
 
     def get_credits(self, *, retry: bool = True) -> Credits:
         """

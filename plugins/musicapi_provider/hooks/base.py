@@ -7,7 +7,6 @@ Importing HttpHook brings aiohttp: 0.08 s of CPU in every worker process, of whi
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,9 +17,8 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import amask_secret, mask_secret
 
 from musicapi_provider.api.client import MusicAPIClient, new_session
-from musicapi_provider.api.failure import failure_of
 from musicapi_provider.api.settings import DEFAULT_CONN_ID, ClientSettings, RetrySettings
-from musicapi_provider.exceptions import MusicAPIAuthError, MusicAPIConfigurationError, MusicAPIError
+from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIError
 from musicapi_provider.hooks.connection import settings_from
 from musicapi_provider.waiting.wait import wait_for_tracks
 
@@ -165,7 +163,7 @@ class MusicAPIBaseHook(BaseHook):
         return self._bought
 
     def get_task(self, music_task_id: str) -> MusicTask:
-        """Look at a music task; free. See :meth:`MusicAPIClient.get_task`."""
+        """Poll a music task; free. See :meth:`MusicAPIClient.get_task`."""
         with self._not_again():
             return self.client.get_task(music_task_id)
 
@@ -200,12 +198,8 @@ class MusicAPIBaseHook(BaseHook):
             ) from error
 
     def failure_of(self, music_task_id: str) -> str | None:
-        """
-        Return why a music task is known to have failed, and is hence refunded (facts 3.3); free.
-
-        :return: The API's reason; ``None`` while it runs, when it succeeded, and when nobody can say.
-        """
-        return failure_of(self.client, music_task_id)
+        """Return why a music task is known to have failed; see :meth:`MusicAPIClient.failure_of`."""
+        return self.client.failure_of(music_task_id)
 
     def fresh_tracks(self, music_task_id: str) -> Sequence[Track]:
         """Return a music task's tracks as they are now, fresh URLs included; free."""
@@ -251,38 +245,10 @@ class MusicAPIBaseHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Read the balance, which is free; called by the Test button, which has somebody waiting for it.
+        Read the balance, which is free; called by the Test button.
 
         :return: Whether it worked, and the balance, or which of key, base URL and network is wrong.
         """
-        try:
-            client = MusicAPIClient(
-                self.settings, session=self.get_conn(), retries=self._retries or RetrySettings(attempts=2)
-            )
-            credits = client.get_credits()
-        except MusicAPIError as error:
-            # Airflow tests under a random name, which nobody knows.
-            named = rf"(The )?(?:the )?(?:Airflow )?connection {re.escape(repr(self.musicapi_conn_id))}"
-            return False, re.sub(
-                named, lambda found: "This connection" if found[1] else "this connection", _why_not(error)
-            )
-        extra = f" and {credits.extra_credits:g} extra credits" if credits.extra_credits else ""
-        return True, f"Connected to {self.settings.base_url}. Balance: {credits.credits:g} credits{extra}."
+        from musicapi_provider.hooks.button import tested  # only the API server has the button
 
-
-def _why_not(error: MusicAPIError) -> str:
-    """Say which of key, base URL and network is wrong, in the form's words; the UI shows it for seconds."""
-    status = error.status_code
-    if isinstance(error, MusicAPIAuthError):
-        return "The API key is wrong: the API does not accept it."
-    if isinstance(error, MusicAPIConfigurationError) and status is None:
-        return error.message
-    if status is None:
-        unknown = "gaierror" in error.message
-        culprit = (
-            "The Base URL is wrong, or its host name is not known here" if unknown else "The network fails"
-        )
-        return f"{culprit}. {error.message}"
-    if status == 429 or status >= 500:
-        return f"The API is there, but cannot say now. {error.message}"
-    return f"The Base URL is wrong. {error.message}"
+        return tested(self, self._retries)

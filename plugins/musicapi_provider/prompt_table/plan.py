@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
-from musicapi_provider.api.failure import failure_of
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIUnknownTaskError
 from musicapi_provider.files import list_names
 from musicapi_provider.prompt_table.budget import Budget, in_turn, postpone
@@ -169,7 +168,7 @@ def _is_there(track: StoredTrack, files: Mapping[str, int | None]) -> bool:
 def _poll(rows: Iterable[Row], client: MusicAPIClient) -> None:
     """Ask the API which music tasks have failed."""
     for row in rows:
-        if row.state is RowState.SUBMITTED and (reason := failure_of(client, str(row.music_task_id))):
+        if row.state is RowState.SUBMITTED and (reason := client.failure_of(str(row.music_task_id))):
             row.refund(reason)
 
 
