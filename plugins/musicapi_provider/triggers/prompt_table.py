@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
 #: The closed set of event statuses: some music tasks may be final; the API refuses to tell anything.
 STATUSES = frozenset({"finished", "error"})
+
+
+class TableTry(TypedDict):
+    """Which try of which table is waited for: its manifest's name, and when it began (epoch seconds)."""
+
+    manifest: str
+    started: float
+
+
+class TableEvent(TypedDict):
+    """What the trigger yields; ``message`` says what went wrong."""
+
+    status: str
+    about: TableTry
+    finished: NotRequired[list[str]]
+    error: NotRequired[str]
+    message: NotRequired[str]
 
 
 class MusicAPIPromptTableTrigger(BaseTrigger):
@@ -46,7 +63,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
         self,
         waits: Mapping[str, tuple[float, float]],
         musicapi_conn_id: str,
-        about: Mapping[str, Any],
+        about: TableTry,
         enough: int,
         collect_time: float,
         first_poll_time: float = 0.0,
@@ -55,7 +72,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
         super().__init__()
         self.waits = {id_: (float(wait[0]), float(wait[1])) for id_, wait in waits.items()}
         self.musicapi_conn_id = musicapi_conn_id
-        self.about = dict(about)
+        self.about = about
         self.enough = enough
         self.collect_time = collect_time
         self.first_poll_time = first_poll_time
@@ -63,26 +80,25 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments: about 60 bytes a music task, never a key or a header."""
-        arguments = {
-            "waits": {id_: list(wait) for id_, wait in self.waits.items()},
-            "musicapi_conn_id": self.musicapi_conn_id,
-            "about": self.about,
-            "enough": self.enough,
-            "collect_time": self.collect_time,
-            "first_poll_time": self.first_poll_time,
-            "poll_interval": self.poll_interval,
-        }
+        names = ("musicapi_conn_id", "about", "enough", "collect_time", "first_poll_time", "poll_interval")
+        waits = {id_: list(wait) for id_, wait in self.waits.items()}
+        arguments = {"waits": waits, **{name: getattr(self, name) for name in names}}
         return "musicapi_provider.triggers.prompt_table.MusicAPIPromptTableTrigger", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for all of them at once; yield exactly one event."""
         try:
             finished = await self._finished()
-            event: dict[str, Any] = {"status": "finished", "finished": finished}
+            event: TableEvent = {"status": "finished", "finished": finished, "about": self.about}
         except MusicAPIError as error:
-            event = {"status": "error", "error": type(error).__name__, "message": str(error)}
+            event = {
+                "status": "error",
+                "about": self.about,
+                "error": type(error).__name__,
+                "message": str(error),
+            }
         await asyncio.sleep(max(0.0, self.first_poll_time - time.time()))
-        yield TriggerEvent({**event, "about": self.about})
+        yield TriggerEvent(event)
 
     async def _finished(self) -> list[str]:
         """Return the ids that are final or out of time, once they are enough."""
@@ -128,9 +144,9 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
         )
 
 
-def about_from(event: Any) -> dict[str, Any]:
+def event_from(event: object) -> TableEvent:
     """
-    Return what an event of :class:`MusicAPIPromptTableTrigger` carries along.
+    Return an event of :class:`MusicAPIPromptTableTrigger`, checked.
 
     :raises MusicAPITriggerEventError: an event outside the closed set, also ``None``.
     """
@@ -139,5 +155,5 @@ def about_from(event: Any) -> dict[str, Any]:
         if isinstance(about, dict) and isinstance(finished, list):
             name, started = about.get("manifest"), about.get("started")
             if isinstance(name, str) and isinstance(started, (int, float)):
-                return dict(about)
+                return cast("TableEvent", {**event, "about": dict(about)})
     raise MusicAPITriggerEventError(f"The trigger sent an unknown event: {event!r}.")

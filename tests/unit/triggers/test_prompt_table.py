@@ -13,7 +13,7 @@ import pytest
 
 from musicapi_provider.exceptions import MusicAPITriggerEventError
 from musicapi_provider.triggers import musicapi as single_trigger
-from musicapi_provider.triggers.prompt_table import STATUSES, MusicAPIPromptTableTrigger, about_from
+from musicapi_provider.triggers.prompt_table import STATUSES, MusicAPIPromptTableTrigger, event_from
 from musicapi_provider.waiting import pace, poller
 
 if TYPE_CHECKING:
@@ -287,8 +287,8 @@ def test_event_gives_back_what_it_is_about(status: str) -> None:
     """Both statuses of the closed set."""
     event: dict[str, Any] = {"status": status, "about": ABOUT, "finished": ["t1"], "message": "x"}
 
-    assert about_from(event) == ABOUT
-    assert about_from(event) is not ABOUT
+    assert event_from(event)["about"] == ABOUT
+    assert event_from(event)["about"] is not ABOUT
 
 
 @pytest.mark.parametrize(
@@ -304,4 +304,4 @@ def test_event_gives_back_what_it_is_about(status: str) -> None:
 def test_event_outside_the_closed_set_is_refused(event: Any) -> None:
     """It is named."""
     with pytest.raises(MusicAPITriggerEventError, match="unknown event"):
-        about_from(event)
+        event_from(event)
