@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.api.bodies import parse_flag
-from musicapi_provider.exceptions import MusicAPIInvalidRequestError
+from musicapi_provider.exceptions import MusicAPIInvalidRequestError, MusicAPINotSentError, Spent
+from musicapi_provider.files import make_folder
 from musicapi_provider.purchases import UnknownOutcome
 
 if TYPE_CHECKING:
@@ -71,6 +72,21 @@ def folder_of(name: str, uri: str) -> ObjectStoragePath:
             next_step="give one, such as s3://conn_id@bucket/music or file:///data/music.",
         )
     return ObjectStoragePath(uri)
+
+
+def open_folder(name: str, uri: str) -> ObjectStoragePath:
+    """Return a folder that is there, or can be; what is to be stored needs a place before it is paid."""
+    folder = folder_of(name, uri)
+    try:
+        make_folder(folder)
+    except Exception as error:  # each storage has its own
+        raise MusicAPINotSentError(
+            f"{name}: {uri} cannot be written to ({type(error).__name__}: {error}); "
+            "this try has sent nothing.",
+            spent=Spent.UNKNOWN,  # earlier tries may have bought
+            next_step="correct it, or the rights there; a later try goes on.",
+        ) from error
+    return folder
 
 
 def policy_of(value: Any) -> UnknownOutcome:

@@ -24,7 +24,7 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.hooks.notices import notices_of
-from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink, music_tasks_url
+from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink, MusicAPITracksLink, music_tasks_url
 from musicapi_provider.links.shown import ShowsFacts
 from musicapi_provider.triggers.events import BEGIN, FIRST_LOOK_OF_TRIGGER, error_from, wait_from
 from musicapi_provider.waiting.wait import Wait, look
@@ -126,7 +126,11 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
 
     def result(self, tracks: Sequence[Track]) -> list[dict[str, Any]]:
         """Return tracks as they go to XCom."""
-        self.operator_extra_links = type(self).operator_extra_links
+        self.operator_extra_links = tuple(
+            link
+            for link in type(self).operator_extra_links
+            if self.destination is not None or not isinstance(link, MusicAPITracksLink)
+        )
         self.collected_tracks = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
         return self.collected_tracks
 
@@ -176,7 +180,8 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
             first_look_time=time.time() + FIRST_LOOK_OF_TRIGGER,
             poll_interval=self.poll_interval,
             doubts=wait.doubts,
-            ends_here=self.ends_in_triggerer or (is_told and why_not(self) is None),
+            ends_here=self.destination is None
+            and (self.ends_in_triggerer or (is_told and why_not(self) is None)),
             webhook=is_told,
             fail_on_partial=self.fail_on_partial,
             include_lyrics=self.include_lyrics,

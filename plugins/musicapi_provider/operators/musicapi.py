@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import conf
 
+from musicapi_provider.api.models import Track
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
-from musicapi_provider.links.extra_links import MusicAPICoverLink, MusicAPIListenLink, MusicAPIMusicTaskLink
-from musicapi_provider.operators.arguments import check_policy, seconds_of
+from musicapi_provider.links import xcoms
+from musicapi_provider.links.extra_links import (
+    MusicAPICoverLink,
+    MusicAPIListenLink,
+    MusicAPIMusicTaskLink,
+    MusicAPITracksLink,
+)
+from musicapi_provider.operators.arguments import check_policy, open_folder, seconds_of
 from musicapi_provider.operators.control_flow import DEFAULT_TIMEOUT, airflow_errors
 from musicapi_provider.operators.purchasing import API_FIELDS, BuysMusic
 from musicapi_provider.purchases import PurchaseState, PurchaseStatus, status_of
+from musicapi_provider.triggers.events import BEGIN
 from musicapi_provider.waiting.wait import Wait, wait_for_tracks
 
 if TYPE_CHECKING:
@@ -75,6 +83,13 @@ class MusicAPICreateOperator(BuysMusic):
     :param use_suno_cdn: Passed through; optional by observation (facts 2.2).
     :param duration: Whole seconds, 10 to 360; passed through, not documented for this API (facts 2.2).
     :param wait_for_completion: Wait for the tracks and return them.
+    :param destination: Also store the tracks in this folder, an object storage URI, and return the stored
+        records instead, as :class:`~musicapi_provider.operators.store_tracks.MusicAPIStoreTracksOperator`
+        does: one task from prompt to file. Needs ``wait_for_completion``; the task then always ends on a
+        worker. It is looked for before anything is paid; a retry, or a clear, stores what is missing and
+        buys nothing (templated).
+    :param store_cover: Also store the cover images; with ``destination``.
+    :param embed_tags: Write title, styles, ids, lyrics and cover into the audio files; with ``destination``.
     :param deferrable: Wait in the triggerer. Default: Airflow's ``default_deferrable``.
     :param poll_interval: Seconds between looks. Default: the connection's, else adaptive.
     :param timeout: Seconds to wait for the tracks, in each try. Default 30 minutes.
@@ -114,9 +129,12 @@ class MusicAPICreateOperator(BuysMusic):
         "on_unknown_outcome",
         "records",
         "prompt_id",
+        "destination",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "json", "extra_body": "json"}
-    operator_extra_links = (MusicAPIListenLink(), MusicAPICoverLink(), MusicAPIMusicTaskLink())
+    operator_extra_links = (
+        *(MusicAPIListenLink(), MusicAPICoverLink(), MusicAPIMusicTaskLink(), MusicAPITracksLink()),
+    )
     ui_color = "#e8def8"
 
     def __init__(
@@ -149,6 +167,9 @@ class MusicAPICreateOperator(BuysMusic):
         use_suno_cdn: bool | str | None = None,
         duration: int | str | None = None,
         wait_for_completion: bool = False,
+        destination: str | None = None,
+        store_cover: bool = False,
+        embed_tags: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: timedelta | float | None = None,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
@@ -190,7 +211,14 @@ class MusicAPICreateOperator(BuysMusic):
         self.overpainting_end_s = overpainting_end_s
         self.use_suno_cdn = use_suno_cdn
         self.duration = duration
+        if destination is not None and not wait_for_completion:
+            raise ValueError(
+                "destination needs wait_for_completion=True: tracks are stored when they are there"
+            )
         self.wait_for_completion = wait_for_completion
+        self.destination = destination
+        self.store_cover = store_cover
+        self.embed_tags = embed_tags
         self.deferrable = deferrable
         self.poll_interval = None if poll_interval is None else seconds_of("poll_interval", poll_interval)
         self.timeout = seconds_of("timeout", timeout)
@@ -206,7 +234,34 @@ class MusicAPICreateOperator(BuysMusic):
         self.webhook = webhook
 
     def execute(self, context: Context) -> str | list[dict[str, Any]]:
-        """Submit, or collect what an earlier try submitted; then wait if asked to."""
+        """Submit, or collect what an earlier try submitted; then wait and store if asked to."""
+        if self.destination is not None:
+            with airflow_errors():
+                open_folder("destination", self.destination)  # or nothing is paid
+        bought = self._buy_and_wait(context)
+        return bought if isinstance(bought, str) else self._stored(context, bought)
+
+    def execute_complete(self, context: Context, event: Any = None) -> list[dict[str, Any]]:
+        """Go on after the trigger, see ``WaitsForTracks``; then store if asked to."""
+        tracks = super().execute_complete(context, event)
+        return tracks if event == BEGIN else self._stored(context, tracks)  # BEGIN: execute has stored them
+
+    def _stored(self, context: Context, tracks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Store the tracks, if they have a destination, and return their records."""
+        if self.destination is None:
+            return tracks
+        from musicapi_provider.operators.storing import orders_of, store_tracks
+
+        submission = self.submission or context["ti"].xcom_pull(
+            task_ids=self.task_id, key=xcoms.SUBMISSION, map_indexes=context["ti"].map_index
+        )
+        with airflow_errors():
+            self.stored_records = store_tracks(
+                self, context, [Track.from_dict(track) for track in tracks], orders_of(submission)
+            )
+        return self.stored_records
+
+    def _buy_and_wait(self, context: Context) -> str | list[dict[str, Any]]:
         # Evidence for whoever looks at this task when it is dead: first the worst case, then what is known.
         # With a folder of records the file is the evidence, and an XCom is a request to the API server.
         if self.records is None:

@@ -60,6 +60,8 @@ class BuysMusic(WaitsForTracks):
     _records: LedgerStore | None = None
     _fingerprint: str | None = None
     _ordered: dict[str, Any] | None = None
+    #: As this process has pushed it to XCom.
+    submission: dict[str, Any] | None = None
 
     def request_body(self) -> dict[str, Any]:
         """
@@ -99,6 +101,7 @@ class BuysMusic(WaitsForTracks):
             "body": self._ordered,
         }
         context["ti"].xcom_push(key=xcoms.SUBMISSION, value=about)
+        self.submission = about
 
     def submit_or_wait(self, context: Context) -> Bought:
         """Submit; where an answer was lost and the API will call about it, wait for that first."""

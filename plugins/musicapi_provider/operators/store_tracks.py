@@ -98,7 +98,9 @@ class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
         """Store what is not stored yet and return a record per track."""
         with airflow_errors():
             tracks, orders = _tracks(self.tracks), orders_of(self.submission)
-            self.stored_records = store_tracks(self, context, tracks, orders)
+            self.stored_records = store_tracks(
+                self, context, tracks, orders, max_bytes=self.max_bytes, concurrency=self.concurrency
+            )
         return self.stored_records
 
 

@@ -13,7 +13,7 @@ from musicapi_provider.exceptions import MusicAPIInvalidRequestError
 from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import xcoms
 from musicapi_provider.operators.arguments import folder_of
-from musicapi_provider.storage import TrackStore
+from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
 from musicapi_provider.storage.records import About
 
 if TYPE_CHECKING:
@@ -31,14 +31,18 @@ class StoresTracks(Protocol):
     musicapi_conn_id: str
     store_cover: bool
     embed_tags: bool
-    max_bytes: int
-    concurrency: int
     prompt_id: str | None
     outlets: Any
 
 
 def store_tracks(
-    operator: StoresTracks, context: Context, tracks: Sequence[Track], orders: Mapping[str, About]
+    operator: StoresTracks,
+    context: Context,
+    tracks: Sequence[Track],
+    orders: Mapping[str, About],
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    concurrency: int = DEFAULT_CONCURRENCY,
 ) -> list[dict[str, Any]]:
     """
     Store what is not stored yet, tell the operator's outlets, and return a record per track. Costs nothing.
@@ -58,11 +62,11 @@ def store_tracks(
     with TrackStore(
         folder,
         hook.client.settings,
-        max_bytes=operator.max_bytes,
+        max_bytes=max_bytes,
         store_cover=operator.store_cover,
         embed_tags=operator.embed_tags,
         fresh_tracks=hook.fresh_tracks,
-        concurrency=operator.concurrency,
+        concurrency=concurrency,
     ) as store:
         stored = store.store_all(tracks, about, about_tasks=about_tasks)
         store.write_index()
