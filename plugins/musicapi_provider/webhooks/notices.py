@@ -78,6 +78,8 @@ class WebhookNotices:
 
     async def have_come(self, ti: Any, music_task_ids: Sequence[str]) -> bool:
         """Tell whether callbacks have come for all of these."""
+        from musicapi_provider.webhooks.triggers import were_called
+
         return await were_called(ti, music_task_ids)
 
     # -- purchases -------------------------------------------------------------------------------------------
@@ -105,18 +107,6 @@ class WebhookNotices:
         from musicapi_provider.webhooks.triggers import MusicAPICallbackTrigger
 
         return MusicAPICallbackTrigger(token, until, first_look_time)
-
-
-async def were_called(ti: Any, names: Sequence[str]) -> bool:
-    """Tell whether callbacks have come for all of these, music tasks or tokens; not, where nobody can say."""
-    try:
-        for name in names:
-            if await XCom.aget_one(key=called_key(name), **place_of(ti)) is None:
-                return False
-    except Exception as error:  # noqa: BLE001 - a paid wait must not end by that; it is polled as well
-        log.warning("It is not known whether the API has called already: %s", error)
-        return False
-    return True
 
 
 def _about(wait: Wait) -> dict[str, object]:
