@@ -202,14 +202,6 @@ class Interpreter:
             self._refuse_read(answer)
         return answer.body
 
-    def read_failure(self, error: BaseException, *, certainly_not_sent: bool) -> MusicAPIError:
-        """Judge a read that brought no answer."""
-        if certainly_not_sent:
-            return self._not_sent(error).but(spent=Spent.NO_EFFECT)
-        return MusicAPITransientError(
-            f"No answer from {self.settings.base_url} ({self.clean(_cause(error))})."
-        )
-
     # -- writes --------------------------------------------------------------------------------------------
 
     def music_task_id(self, answer: Answer) -> str:
@@ -232,14 +224,23 @@ class Interpreter:
             **self._facts(answer),
         )
 
-    def write_failure(self, error: BaseException, *, certainly_not_sent: bool) -> MusicAPIError:
-        """Judge a write that brought no answer; unless it certainly never left, it may have been paid."""
+    # -- no answer -----------------------------------------------------------------------------------------
+
+    def failure(self, error: BaseException, *, is_write: bool, certainly_not_sent: bool) -> MusicAPIError:
+        """Judge a call that brought no answer; unless a write certainly never left, it may have been paid."""
+        cause = self.clean(_cause(error))
         if certainly_not_sent:
-            return self._not_sent(error)
-        return MusicAPIAmbiguousSubmitError(
-            f"The request was sent to {self.settings.base_url}, but its answer was lost "
-            f"({self.clean(_cause(error))})."
-        )
+            name = self.settings.name
+            return MusicAPINotSentError(
+                f"Cannot reach {self.settings.base_url}: {cause}.",
+                spent=None if is_write else Spent.NO_EFFECT,
+                next_step=f"check host, proxy, certificates and network of connection {name!r}.",
+            )
+        if is_write:
+            return MusicAPIAmbiguousSubmitError(
+                f"The request was sent to {self.settings.base_url}, but its answer was lost ({cause})."
+            )
+        return MusicAPITransientError(f"No answer from {self.settings.base_url} ({cause}).")
 
     # -- refusals ------------------------------------------------------------------------------------------
 
@@ -317,12 +318,6 @@ class Interpreter:
             hint = " Pass use_suno_cdn=True or False: this API version wants it."
         return MusicAPIInvalidRequestError(
             f"The API refuses the request (HTTP {answer.status}).{hint}", **self._facts(answer)
-        )
-
-    def _not_sent(self, error: BaseException) -> MusicAPINotSentError:
-        return MusicAPINotSentError(
-            f"Cannot reach {self.settings.base_url}: {self.clean(_cause(error))}.",
-            next_step=f"check host, proxy, certificates and network of connection {self.settings.name!r}.",
         )
 
     # -- words ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
@@ -121,7 +122,7 @@ class MusicAPIAsyncClient:
 
         network, _ = await self._way()
         request = self._interpreter.prepared(call.method, call.path, json=call.json, params=call.params)
-        failure = self._interpreter.write_failure if call.is_write else self._interpreter.read_failure
+        failure = partial(self._interpreter.failure, is_write=call.is_write)
         is_answered = False
         try:
             async with session.request(

@@ -10,7 +10,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
@@ -154,7 +154,7 @@ class MusicAPIClient:
     def _send(self, session: requests.Session, call: calls.Call[_Result]) -> Answer:
         network = self._network
         request = self._interpreter.prepared(call.method, call.path, json=call.json, params=call.params)
-        failure = self._interpreter.write_failure if call.is_write else self._interpreter.read_failure
+        failure = partial(self._interpreter.failure, is_write=call.is_write)
         try:
             # Not session.send: it reads where a redirect leads, and the environment. The key and the body are
             # for this host alone.
