@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from airflow.sdk import Param
 
+#: What a field is: arguments of ``Param``.
+Field: TypeAlias = dict[str, Any]
+
 
 def chosen(
-    form: Mapping[str, Mapping[str, Any]], *, only: Collection[str] | None, defaults: Mapping[str, object]
+    form: Mapping[str, Field], *, only: Collection[str] | None, defaults: Mapping[str, object]
 ) -> dict[str, Param]:
     """
     Return a form's params.
 
-    :param form: What each field is, by name: arguments of ``Param``.
+    :param form: Its fields, by name.
     :param only: Fields to show; ``None``: all. Those that have no default are left out.
     :param defaults: Other defaults, by name.
     :raises ValueError: a name that is no field; said when the DAG is parsed.
@@ -33,7 +36,7 @@ def chosen(
     }
 
 
-def destination_field(description: str) -> dict[str, Any]:
+def destination_field(description: str) -> Field:
     """Return the field for a folder in object storage."""
     return {
         "default": None,

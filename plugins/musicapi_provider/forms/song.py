@@ -22,7 +22,7 @@ from musicapi_provider.api.bodies import (
     length,
     typed_fields,
 )
-from musicapi_provider.forms.fields import chosen, destination_field
+from musicapi_provider.forms.fields import Field, chosen, destination_field
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
@@ -57,7 +57,7 @@ _OPTIONAL_SHARE = {"default": None, "type": ["null", "number"], "minimum": 0, "m
 
 # No maxLength for texts of several lines: the form does not stop at it, and Airflow's message would be the
 # whole text. The task that reads the form says it better.
-_FIELDS: dict[str, dict[str, Any]] = {
+_FIELDS: dict[str, Field] = {
     "mode": {
         "default": DESCRIBE,
         "type": "string",
@@ -219,7 +219,7 @@ class ReadSongFormOperator(BaseOperator):
         return body
 
 
-def _read(form: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _read(form: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
     """Return the body that a form means, and what the API would refuse."""
     mode = _mode_of(form)
     text = "lyrics" if mode == LYRICS else "description"
@@ -239,7 +239,7 @@ def _read(form: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return body, [_in_words_of_form(problem, labels) for problem in [*problems, *check_body(body)]]
 
 
-def _mode_of(form: Mapping[str, Any]) -> str:
+def _mode_of(form: Mapping[str, object]) -> str:
     return str(form.get("mode") or (DESCRIBE if "description" in form else LYRICS))
 
 
@@ -251,10 +251,10 @@ def _in_words_of_form(problem: Problem, labels: Mapping[str, str]) -> str:
     return f"{labels.get(problem.field, problem.field)}: {rule}{has}"
 
 
-def _contradictions(form: Mapping[str, Any]) -> Iterator[str]:
+def _contradictions(form: Mapping[str, object]) -> Iterator[str]:
     """Say what would be paid for and never be heard: the API has nothing against it."""
     mode, instrumental = _mode_of(form), form.get("make_instrumental")
-    has_lyrics = bool((form.get("lyrics") or "").strip())
+    has_lyrics = bool(str(form.get("lyrics") or "").strip())
     if has_lyrics and mode != LYRICS:
         yield f'Lyrics: are only sung in the mode "{MODES[LYRICS]}"; choose it, or empty the field'
     if has_lyrics and instrumental:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from musicapi_provider.forms.fields import chosen, destination_field
+from musicapi_provider.forms.fields import Field, chosen, destination_field
 
 if TYPE_CHECKING:
     from airflow.sdk import Param
 
-_FIELDS: dict[str, dict[str, Any]] = {
+_FIELDS: dict[str, Field] = {
     "prompt_table": {
         "default": None,
         "type": "string",

@@ -59,9 +59,7 @@ class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
         raised after all other tracks are stored.
     """
 
-    template_fields: Sequence[str] = (
-        *("tracks", "destination", "musicapi_conn_id", "prompt_id", "submission"),
-    )
+    template_fields: Sequence[str] = ("tracks", "destination", "musicapi_conn_id", "prompt_id", "submission")
     template_fields_renderers: ClassVar[dict[str, str]] = {"tracks": "json", "submission": "json"}
     operator_extra_links = (MusicAPIListenLink(), MusicAPICoverLink(), MusicAPITracksLink())
     ui_color = "#e8def8"
@@ -70,7 +68,7 @@ class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
     def __init__(
         self,
         *,
-        tracks: list[dict[str, Any]] | XComArg,
+        tracks: Sequence[Mapping[str, object]] | XComArg,
         destination: str,
         musicapi_conn_id: str = DEFAULT_CONN_ID,
         store_cover: bool = False,
@@ -78,13 +76,13 @@ class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
         max_bytes: int = DEFAULT_MAX_BYTES,
         concurrency: int = DEFAULT_CONCURRENCY,
         prompt_id: str | None = None,
-        submission: Mapping[str, Any] | Sequence[Mapping[str, Any]] | XComArg | None = None,
+        submission: Mapping[str, object] | Sequence[Mapping[str, object]] | XComArg | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if concurrency < 1:
             raise ValueError(f"concurrency must be 1 or more; got {concurrency!r}")
-        self.tracks: Any = tracks  # a list once rendered
+        self.tracks: object = tracks  # a list once rendered
         self.destination = destination
         self.musicapi_conn_id = musicapi_conn_id
         self.store_cover = store_cover
@@ -92,7 +90,7 @@ class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
         self.max_bytes = max_bytes
         self.concurrency = concurrency
         self.prompt_id = prompt_id
-        self.submission: Any = submission  # mappings once rendered
+        self.submission: object = submission  # mappings once rendered
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Store what is not stored yet and return a record per track."""
@@ -104,7 +102,7 @@ class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
         return self.stored_records
 
 
-def _tracks(value: Any) -> list[Track]:
+def _tracks(value: object) -> list[Track]:
     """Return the tracks argument, which must be a list of dicts once rendered."""
     if isinstance(value, Sequence) and all(isinstance(track, Mapping) for track in value):
         return [Track.from_dict(track) for track in value]

@@ -1,8 +1,8 @@
 """
 Buy the rows of a table, one after the other, at a pace.
 
-Whether a create leaves is decided by ``purchases`` and the row's record, whatever the
-plan says. Here is decided in which order rows are bought, how fast, and when nothing more is.
+Whether a create leaves is decided by ``purchases`` and the row's record, whatever the plan says. Here is
+decided in which order rows are bought, how fast, and when nothing more is.
 """
 
 from __future__ import annotations
@@ -101,11 +101,8 @@ class Buyer:
         self.client = client
         #: Why nothing more is bought.
         self.stopped: MusicAPIError | None = None
-        self.pace = Pace(
-            1 / settings.create_interval if settings.create_interval > 0 else math.inf,
-            "creates",
-            recovery=RECOVERY,
-        )
+        rate = 1 / settings.create_interval if settings.create_interval > 0 else math.inf
+        self.pace = Pace(rate, "creates", recovery=RECOVERY)
         # A row with an error had its turn in this try.
         self._todo = deque(row for row in in_turn(plan, settings.on_unknown_outcome) if not row.error)
         self._budget = Budget(settings.max_credits, plan, run_of(settings.generation), client.settings)

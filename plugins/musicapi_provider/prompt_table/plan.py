@@ -22,8 +22,6 @@ from musicapi_provider.purchases import UnknownOutcome, read_stores
 from musicapi_provider.storage.records import StoredTrack
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from airflow.sdk import ObjectStoragePath
 
     from musicapi_provider.api.client import MusicAPIClient
@@ -37,7 +35,7 @@ class ToDo(TypedDict):
     """A row that a mapped task works on: arguments of the create operator."""
 
     prompt_id: str
-    body: dict[str, Any]
+    body: dict[str, object]
     adopt_music_task_id: str | None
     on_unknown_outcome: str
 

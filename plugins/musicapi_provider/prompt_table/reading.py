@@ -51,7 +51,7 @@ class PromptRow:
     body: dict[str, Any]
     line: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return what goes to XCom."""
         return {"prompt_id": self.prompt_id, "body": self.body}
 
@@ -96,7 +96,7 @@ def query_prompt_table(
     sql: str,
     conn_id: str,
     *,
-    parameters: Iterable[Any] | Mapping[str, Any] | None = None,
+    parameters: Iterable[object] | Mapping[str, object] | None = None,
     skip_invalid: bool = False,
 ) -> list[PromptRow]:
     """

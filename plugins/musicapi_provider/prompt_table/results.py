@@ -5,7 +5,7 @@ The stored tracks of a manifest, for later tasks: as records, or as rows of a SQ
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseHook, ObjectStoragePath
 
@@ -13,6 +13,8 @@ from musicapi_provider.exceptions import MusicAPIConfigurationError
 from musicapi_provider.prompt_table.manifest import read_manifest_file, tracks_of
 
 if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
     from musicapi_provider.storage.records import StoredTrack
 
 #: Columns of a table of tracks.
@@ -59,7 +61,7 @@ def upsert_tracks(manifest: str, sql_conn_id: str, table: str) -> int:
             f"table: must be a name of small letters, digits and _, perhaps with a schema; got {table!r}."
         )
     tracks = read_tracks(manifest)
-    hook: Any = BaseHook.get_hook(sql_conn_id)  # a DbApiHook, of a package that is optional
+    hook: DbApiHook = BaseHook.get_hook(sql_conn_id)
     columns = ", ".join(f"{name} {kind}" for name, kind in TRACK_COLUMNS.items())
     hook.run(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
     hook.insert_rows(

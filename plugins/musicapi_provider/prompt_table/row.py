@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from musicapi_provider.prompt_table.stored import stored_tracks
 from musicapi_provider.purchases import (
@@ -100,7 +100,7 @@ class Row:
     """
 
     prompt_id: str
-    body: Mapping[str, Any] = field(default_factory=dict)
+    body: Mapping[str, object] = field(default_factory=dict)
     fingerprint: str = ""
     state: RowState = RowState.NOT_SUBMITTED
     error: str | None = None
@@ -137,7 +137,7 @@ class Row:
         known["decision"] = None if decision is None else decision_from(str(decision))
         return cls(**known)
 
-    def as_json(self, *, final: bool = False) -> dict[str, Any]:
+    def as_json(self, *, final: bool = False) -> dict[str, object]:
         """
         Return the row as JSON.
 

@@ -2,14 +2,12 @@
 Work off a whole prompt table in one process: buy at a pace, wait with one poller, store what is finished.
 
 Everything happens in one event loop: a buyer that sends one create after the other, a coroutine for each
-music task in flight, and threads that download. ``purchases`` decides what is bought,
-and it is on record before the next line is reached, so the process may die on any line:
+music task in flight, and threads that download. ``purchases`` decides what is bought, and it is on record
+before the next line is reached, so the process may die on any line:
 
 * before the intent is written: nothing was sent;
 * between intent and answer: the row is an unknown outcome and stays out of later runs until it is decided;
 * after that: the record has the id, and the next try collects.
-
-No Airflow in here.
 """
 
 from __future__ import annotations
@@ -68,11 +66,7 @@ class TableRun:
     """
 
     def __init__(
-        self,
-        plan: Sequence[Row],
-        settings: TableSettings,
-        client: MusicAPIClient,
-        store: TrackStore,
+        self, plan: Sequence[Row], settings: TableSettings, client: MusicAPIClient, store: TrackStore
     ) -> None:
         self.plan = plan
         self.settings = settings
@@ -109,11 +103,7 @@ class TableRun:
         return since, self.settings.timeout + max(self.settings.started - since, 0.0)
 
     async def run(
-        self,
-        async_client: MusicAPIAsyncClient,
-        *,
-        hand_over: bool,
-        poll_first: frozenset[str] | None = None,
+        self, async_client: MusicAPIAsyncClient, *, hand_over: bool, poll_first: frozenset[str] | None = None
     ) -> None:
         """
         Work until nothing is left to do, or only waiting is.
