@@ -86,7 +86,7 @@ def _figures(times: list[tuple[float, int]], at: float) -> dict[str, Any]:
     return {
         "looks_in_the_first_100_ms": sum(count for age, count in looks if 0 < age <= 0.1),
         "looks_before_the_pause_ends": sum(count for _, count in during),
-        "first_look_after_s": first,
+        "first_poll_after_s": first,
         "looks_by_second_after": by_second,
     }
 

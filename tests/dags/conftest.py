@@ -35,7 +35,7 @@ def dag_bag() -> DagBag:
 def no_race(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away the wait that avoids the scheduler's race; ``dag.test()`` has no scheduler."""
     for module in ("operators.control_flow", "operators.prompt_table"):
-        monkeypatch.setattr(f"musicapi_provider.{module}.FIRST_LOOK_OF_TRIGGER", 0.0)
+        monkeypatch.setattr(f"musicapi_provider.{module}.FIRST_POLL_OF_TRIGGER", 0.0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from musicapi_provider.triggers.events import FIRST_LOOK_OF_TRIGGER
+from musicapi_provider.triggers.events import FIRST_POLL_OF_TRIGGER
 from tests.e2e.test_money import starts
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_each_track_is_collected_once_whatever_happens_to_its_call(song: Song, w
     for index in range(len(USEFUL), len(MANY)):
         song.until("deferred", index)
     # A trigger that begins looks for an early call, and then at the API as well: here nobody is that early.
-    time.sleep(FIRST_LOOK_OF_TRIGGER + 5)
+    time.sleep(FIRST_POLL_OF_TRIGGER + 5)
     for job in jobs[3:6]:
         world.simulator.state.finish(job.task_id)
     for index in range(3, 6):

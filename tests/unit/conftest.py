@@ -61,7 +61,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdict, "SHAPE_PATIENCE", 0.02)
     monkeypatch.setattr(buying, "STORE_PAUSE", 0.01)
     monkeypatch.setattr(waiting, "MIN_PAUSE", 0.01)
-    monkeypatch.setattr(control_flow, "FIRST_LOOK_OF_TRIGGER", 0.0)
+    monkeypatch.setattr(control_flow, "FIRST_POLL_OF_TRIGGER", 0.0)
     monkeypatch.setattr(downloads, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(table_run, "MEDIA_PAUSES", ())
 

@@ -26,8 +26,8 @@ from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.hooks.notices import notices_of
 from musicapi_provider.links.extra_links import MusicAPIMusicTaskLink, MusicAPITracksLink, music_tasks_url
 from musicapi_provider.links.shown import ShowsFacts
-from musicapi_provider.triggers.events import BEGIN, FIRST_LOOK_OF_TRIGGER, error_from, wait_from
-from musicapi_provider.waiting.wait import Wait, look
+from musicapi_provider.triggers.events import BEGIN, FIRST_POLL_OF_TRIGGER, error_from, wait_from
+from musicapi_provider.waiting.wait import Wait, poll
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -67,16 +67,16 @@ def airflow_errors(*, buys: bool = False) -> Iterator[None]:
 
 class WaitsForTracks(BaseOperator, ShowsFacts):
     """
-    What the sensor and the waiting create operator share: look, defer, resume, collect.
+    What the sensor and the waiting create operator share: poll, defer, resume, collect.
 
-    Whoever resumes looks again, with the code of the first look, so every mode ends the same way.
+    Whoever resumes polls again, with the code of the first poll, so every mode ends the same way.
     """
 
     musicapi_conn_id: str
     timeout: float
     fail_on_partial: bool
     include_lyrics: bool
-    #: Seconds between looks as the user fixed them; ``None``: the connection's, else adaptive.
+    #: Seconds between polls as the user fixed them; ``None``: the connection's, else adaptive.
     poll_interval: float | None
     #: Whether the next try of this task buys anew what has failed.
     buys: bool = False
@@ -109,18 +109,18 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
         except Exception:  # a button is not what a paid task fails by
             self.log.warning("The link to the music task could not be shown.", exc_info=True)
 
-    def look(self, wait: Wait, *, next_look: float) -> list[dict[str, Any]] | None:
+    def poll(self, wait: Wait, *, next_poll: float) -> list[dict[str, Any]] | None:
         """
-        Look once; return the result when all is final, ``None`` while there is time to wait.
+        Poll once; return the result when all is final, ``None`` while there is time to wait.
 
-        :param next_look: Seconds to the next look, for the log.
+        :param next_poll: Seconds to the next poll, for the log.
         :raises MusicAPIError: failed, refused, or out of time.
         """
         self.music_task_ids = list(wait.music_task_ids)
-        look(self.hook.client, wait)
+        poll(self.hook.client, wait)
         tracks = wait.tracks(fail_on_partial=self.fail_on_partial)
         if tracks is None:
-            wait.log_progress(next_look)
+            wait.log_progress(next_poll)
             return None
         return self.result(tracks)
 
@@ -134,11 +134,11 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
         self.collected_tracks = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
         return self.collected_tracks
 
-    def look_or_defer(self, context: Context, wait: Wait) -> list[dict[str, Any]]:
-        """Look once and return the result, or hand the wait to the triggerer (which raises)."""
+    def poll_or_defer(self, context: Context, wait: Wait) -> list[dict[str, Any]]:
+        """Poll once and return the result, or hand the wait to the triggerer (which raises)."""
         with airflow_errors(buys=self.buys):
             self.notices.announce(context, wait)
-            result = self.look(wait, next_look=FIRST_LOOK_OF_TRIGGER)
+            result = self.poll(wait, next_poll=FIRST_POLL_OF_TRIGGER)
         if result is None:
             if self._is_told(wait):
                 self.notices.withdraw(context, set(wait.music_task_ids) - set(wait.pending))
@@ -147,7 +147,7 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
 
     def execute_complete(self, context: Context, event: Any = None) -> list[dict[str, Any]]:
         """
-        Go on after the trigger: look again, and finish or wait on.
+        Go on after the trigger: poll again, and finish or wait on.
 
         :param event: A hint of the trigger, one of a closed set; anything else is refused.
         """
@@ -156,10 +156,10 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
         with airflow_errors(buys=self.buys):
             wait = wait_from(event, timeout=self.timeout)
             if (error := error_from(event)) is not None:
-                if (result := self.look(wait, next_look=math.inf)) is not None:
+                if (result := self.poll(wait, next_poll=math.inf)) is not None:
                     return result
                 raise error  # what the triggerer could not do, it will not do when asked again
-        return self.look_or_defer(context, wait)
+        return self.poll_or_defer(context, wait)
 
     def _is_told(self, wait: Wait) -> bool:
         """Tell whether notices are expected about a wait, so that it is polled rarely."""
@@ -177,7 +177,7 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
             musicapi_conn_id=self.musicapi_conn_id,
             timeout=wait.timeout,
             started=wait.started,
-            first_look_time=time.time() + FIRST_LOOK_OF_TRIGGER,
+            first_poll_time=time.time() + FIRST_POLL_OF_TRIGGER,
             poll_interval=self.poll_interval,
             doubts=wait.doubts,
             ends_here=self.destination is None

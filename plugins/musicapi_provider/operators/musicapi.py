@@ -91,7 +91,7 @@ class MusicAPICreateOperator(BuysMusic):
     :param store_cover: Also store the cover images; with ``destination``.
     :param embed_tags: Write title, styles, ids, lyrics and cover into the audio files; with ``destination``.
     :param deferrable: Wait in the triggerer. Default: Airflow's ``default_deferrable``.
-    :param poll_interval: Seconds between looks. Default: the connection's, else adaptive.
+    :param poll_interval: Seconds between polls. Default: the connection's, else adaptive.
     :param timeout: Seconds to wait for the tracks, in each try. Default 30 minutes.
     :param fail_on_partial: Fail when some clips failed and others succeeded. Default: return what succeeded.
     :param include_lyrics: Also return lyrics.
@@ -284,9 +284,9 @@ class MusicAPICreateOperator(BuysMusic):
         if self.deferrable:
             wait = Wait([music_task_id], self.timeout)
             if submitted.is_new:
-                # It cannot be done yet: a look would tell nothing. A callback finds this task by its token.
+                # It cannot be done yet: a poll would tell nothing. A callback finds this task by its token.
                 self.wait_in_triggerer(wait)
-            return self.look_or_defer(context, wait)
+            return self.poll_or_defer(context, wait)
         self.show_music_tasks(context, [music_task_id])
         with airflow_errors(buys=self.buys):
             tracks = wait_for_tracks(

@@ -39,7 +39,7 @@ MAX_IN_FLIGHT = 30
 COLLECT_EVERY = 60.0
 #: Seconds for which a trigger keeps still, see ``control_flow``: twice as long as for one music task, since a
 #: table is deferred while others work, and a lost race costs a try (with 5 s, one was lost at a load of 16).
-FIRST_LOOK_OF_TRIGGER = 10.0
+FIRST_POLL_OF_TRIGGER = 10.0
 
 
 class MusicAPIPromptTableOperator(ReadsPromptTable, WritesManifest):
@@ -201,7 +201,7 @@ class MusicAPIPromptTableOperator(ReadsPromptTable, WritesManifest):
             # With rows still to buy, half of the places that are taken must be free to be worth a worker.
             enough=math.ceil(len(in_flight) / 2) if run.to_buy else len(in_flight),
             collect_time=now + COLLECT_EVERY,
-            first_poll_time=now + FIRST_LOOK_OF_TRIGGER,
+            first_poll_time=now + FIRST_POLL_OF_TRIGGER,
             poll_interval=self.poll_interval,
         )
         # Airflow gets no timeout: its own skips execute_complete. The trigger keeps the deadlines.

@@ -27,7 +27,7 @@ from musicapi_provider.purchases import (
     generation_of,
 )
 from musicapi_provider.text import clean_json
-from musicapi_provider.triggers.events import FIRST_LOOK_OF_TRIGGER
+from musicapi_provider.triggers.events import FIRST_POLL_OF_TRIGGER
 from musicapi_provider.waiting.ids import checked_ids
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class BuysMusic(WaitsForTracks):
     def _wait_for_name(self, context: Context, token: str, until: float) -> None:
         """Return when the purchase is named or time is over; or hand that to the triggerer, which raises."""
         if self.deferrable:
-            trigger = self.notices.naming_trigger(token, until, time.time() + FIRST_LOOK_OF_TRIGGER)
+            trigger = self.notices.naming_trigger(token, until, time.time() + FIRST_POLL_OF_TRIGGER)
             self.defer(trigger=trigger, method_name="execute_complete")
         self.notices.await_name(context, token, until)
 

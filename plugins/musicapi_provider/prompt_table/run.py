@@ -33,7 +33,7 @@ from musicapi_provider.prompt_table.row import Row, RowState
 from musicapi_provider.prompt_table.stored import set_stored
 from musicapi_provider.storage import StoredTrack, all_stored
 from musicapi_provider.waiting.poller import Poller
-from musicapi_provider.waiting.wait import Wait, look_async
+from musicapi_provider.waiting.wait import Wait, poll_async
 
 if TYPE_CHECKING:
     from musicapi_provider.api.async_client import MusicAPIAsyncClient
@@ -170,7 +170,7 @@ class TableRun:
             while tracks is None:
                 await self._poller.wait(wait, poll_interval=self.settings.poll_interval, at_once=at_once)
                 # Time is over; it may have ended while nobody looked, as in a long queue.
-                await look_async(self._poller.client, wait, retry=True)
+                await poll_async(self._poller.client, wait, retry=True)
                 tracks = wait.tracks(fail_on_partial=self.settings.fail_on_partial)
             self._storing += 1
             try:

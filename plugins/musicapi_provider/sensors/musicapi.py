@@ -50,7 +50,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
 
     :param music_task_id: One music task id or a list of them; a create operator's output (templated).
     :param musicapi_conn_id: Airflow connection, the same key that submitted (templated).
-    :param poke_interval: Seconds between looks. Default: 15 in poke and reschedule mode (the vendor
+    :param poke_interval: Seconds between polls. Default: 15 in poke and reschedule mode (the vendor
         recommends 15 to 25); when deferrable the connection's ``poll_interval``, else adaptive.
     :param timeout: Seconds to wait in total, in every mode. Default 30 minutes.
     :param deferrable: Wait in the triggerer without a worker slot. Default: Airflow's ``default_deferrable``.
@@ -128,7 +128,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
             if self.worker_free:
                 self._end_in_triggerer()
             if self.deferrable:
-                return self.look_or_defer(context, self._wait)
+                return self.poll_or_defer(context, self._wait)
         # The deadline is the wait's, checked in poke: BaseSensorOperator's would name no ids, and would not
         # honour never_fail as it does for deferred sensors.
         timeout, self.timeout = self.timeout, math.inf
@@ -165,9 +165,9 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
             self.log.info("This wait ends on a worker: %s", reason)
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look once at what is not final yet."""
+        """Poll once what is not final yet."""
         with self._skipping(), airflow_errors():
-            result = self.look(self._wait, next_look=self.poke_interval)
+            result = self.poll(self._wait, next_poll=self.poke_interval)
         if self.reschedule and self._wait.doubts != self._remembered:
             doubts: Any = self._wait.doubts
             context["task_state_store"].set(DOUBTS_KEY, doubts)

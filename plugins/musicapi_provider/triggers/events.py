@@ -18,7 +18,7 @@ BEGIN = {"status": "begin"}
 #: Seconds for which a trigger keeps still, whatever the poll interval. If it fires before the scheduler has
 #: handled the end of the task's first phase, Airflow 3.3 fails the task (``airflow-notes.md``, the race):
 #: with looks after 2 s, 2 of 9 sensors failed on a busy machine.
-FIRST_LOOK_OF_TRIGGER = 5.0
+FIRST_POLL_OF_TRIGGER = 5.0
 
 
 def event_about(wait: Wait, outcome: Mapping[str, object]) -> dict[str, object]:

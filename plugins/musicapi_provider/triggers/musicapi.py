@@ -51,9 +51,9 @@ class MusicAPITaskTrigger(BaseTrigger):
     :param timeout: Seconds to wait, from ``started`` on.
     :param started: Epoch seconds at which the wait began. Wall-clock, because triggers are stored and may go
         on in another process. ``None``: it begins here, and XCom remembers when.
-    :param first_look_time: Epoch seconds before which nothing is looked at and no event is yielded: an early
+    :param first_poll_time: Epoch seconds before which nothing is polled and no event is yielded: an early
         event meets Airflow's deferral race (``airflow-notes.md``).
-    :param poll_interval: Seconds between looks; ``None``: the connection's, else adaptive.
+    :param poll_interval: Seconds between polls; ``None``: the connection's, else adaptive.
     :param doubts: Since when an id's answers are doubtful, from earlier looks.
     :param source: The upstream task whose XCom holds the ids, when no worker has read it.
     :param ends_here: End the task here when it succeeds.
@@ -69,7 +69,7 @@ class MusicAPITaskTrigger(BaseTrigger):
         musicapi_conn_id: str,
         timeout: float,
         started: float | None = None,
-        first_look_time: float = 0.0,
+        first_poll_time: float = 0.0,
         poll_interval: float | None = None,
         doubts: Mapping[str, Doubt] | None = None,
         source: Mapping[str, Any] | None = None,
@@ -83,7 +83,7 @@ class MusicAPITaskTrigger(BaseTrigger):
         self.musicapi_conn_id = musicapi_conn_id
         self.timeout = timeout
         self.started = started
-        self.first_look_time = first_look_time
+        self.first_poll_time = first_poll_time
         self.poll_interval = poll_interval
         self.doubts = dict(doubts or {})
         self.source = source
@@ -95,14 +95,14 @@ class MusicAPITaskTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments: ids and settings, never a key or a header."""
         names = (
-            *("music_task_ids", "musicapi_conn_id", "timeout", "started", "first_look_time", "poll_interval"),
+            *("music_task_ids", "musicapi_conn_id", "timeout", "started", "first_poll_time", "poll_interval"),
             *("doubts", "source", "ends_here", "fail_on_partial", "include_lyrics", "webhook"),
         )
         arguments = {name: getattr(self, name) for name in names}
         return "musicapi_provider.triggers.musicapi.MusicAPITaskTrigger", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, look, wait; yield exactly one event."""
+        """Wait, poll, wait; yield exactly one event."""
         try:
             wait = await self._begin()
         except Exception as error:  # noqa: BLE001 - a worker meets the same, and says it as workers do
@@ -110,7 +110,7 @@ class MusicAPITaskTrigger(BaseTrigger):
             yield TriggerEvent(dict(BEGIN))
             return
         event = await self._outcome(wait)
-        await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
+        await asyncio.sleep(max(0.0, self.first_poll_time - time.time()))
         if event["status"] == "finished" and await self._ended(wait):
             yield TaskSuccessEvent()
             return
@@ -145,7 +145,7 @@ class MusicAPITaskTrigger(BaseTrigger):
                 poll_interval = poll_interval or rarely
                 at_once = await self._expect_notices(notices, wait) or at_once
             return await poller.wait(
-                wait, poll_interval=poll_interval, first_look=self.first_look_time, at_once=at_once
+                wait, poll_interval=poll_interval, first_poll=self.first_poll_time, at_once=at_once
             )
 
     async def _expect_notices(self, notices: Notices, wait: Wait) -> bool:
@@ -154,7 +154,7 @@ class MusicAPITaskTrigger(BaseTrigger):
             await notices.announce_here(self.task_instance, wait)
             return False
         # Not before the scheduler knows that the task is deferred; later notices find it deferred.
-        await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
+        await asyncio.sleep(max(0.0, self.first_poll_time - time.time()))
         return await notices.have_come(self.task_instance, wait.music_task_ids)
 
     async def _ended(self, wait: Wait) -> bool:

@@ -118,7 +118,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
     async def _wait(self, poller: Poller, id_: str) -> None:
         since, timeout = self.waits[id_]
         wait = Wait([id_], timeout, since, quiet=True)
-        await poller.wait(wait, poll_interval=self.poll_interval, first_look=self.first_poll_time)
+        await poller.wait(wait, poll_interval=self.poll_interval, first_poll=self.first_poll_time)
 
     async def _enough_of(self, waiting: Mapping[asyncio.Task[None], str]) -> list[str]:
         finished: list[str] = []

@@ -54,7 +54,7 @@ class Notices(Protocol):
     def await_name(self, context: Context, token: str, until: float) -> None:
         """Block until a purchase is named, or until then (epoch seconds)."""
 
-    def naming_trigger(self, token: str, until: float, first_look_time: float) -> BaseTrigger:
+    def naming_trigger(self, token: str, until: float, first_poll_time: float) -> BaseTrigger:
         """Return what waits in the triggerer for that; its event makes a worker begin anew."""
 
 
@@ -87,6 +87,6 @@ class NoNotices:
     def await_name(self, context: Context, token: str, until: float) -> None:
         """None will come."""
 
-    def naming_trigger(self, token: str, until: float, first_look_time: float) -> BaseTrigger:
+    def naming_trigger(self, token: str, until: float, first_poll_time: float) -> BaseTrigger:
         """None will come, so :meth:`patience` keeps everybody from asking."""
         raise NotImplementedError

@@ -98,7 +98,7 @@ class Poller:
         wait: Wait,
         *,
         poll_interval: float | None = None,
-        first_look: float = 0.0,
+        first_poll: float = 0.0,
         at_once: bool = False,
     ) -> Literal["finished", "timeout"]:
         """
@@ -108,8 +108,8 @@ class Poller:
         looked at when the time is over, because the caller looks once more then.
 
         :param wait: It learns the verdicts. Cancelling ends the wait at once.
-        :param poll_interval: Seconds between looks; ``None``: the connection's, else adaptive.
-        :param first_look: Epoch seconds before which nothing is looked at.
+        :param poll_interval: Seconds between polls; ``None``: the connection's, else adaptive.
+        :param first_poll: Epoch seconds before which nothing is looked at.
         :param at_once: Nobody has looked yet: look as soon as the pace allows.
         :raises MusicAPIError: What concerns the account, such as a revoked key, or a poller that broke down.
         """
@@ -125,7 +125,7 @@ class Poller:
         try:
             for id_ in pending:
                 delay = 0.0 if at_once else self._delay(waiter)
-                self._push(_Look(id_, waiter), max(delay, first_look - time.time()))
+                self._push(_Look(id_, waiter), max(delay, first_poll - time.time()))
             self._start()
             return await self._follow(waiter)
         finally:

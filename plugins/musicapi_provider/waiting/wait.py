@@ -1,7 +1,7 @@
 """
-Look at music tasks, once or until they are done.
+Poll music tasks, once or until they are done.
 
-Between the client (one request) and the verdict (one answer) stands the look: all awaited music tasks,
+Between the client (one request) and the verdict (one answer) stands the poll: all awaited music tasks,
 passing errors tolerated, doubtful answers given their time. Sensor, operator, hook and trigger wait with this
 module, so that every mode tolerates the same things. No Airflow in here.
 """
@@ -33,7 +33,7 @@ UNKNOWN_TASK_GRACE = 60.0
 #: Age in seconds at which a wait tells of its progress. Lines double in distance, whatever the mode: a dozen
 #: in a day.
 FIRST_LINE = 30.0
-#: Seconds between looks that nothing undercuts, so that no answer and no setting makes a tight loop.
+#: Seconds between polls that nothing undercuts, so that no answer and no setting makes a tight loop.
 MIN_PAUSE = 0.05
 #: Tracks that a log line names; of more it gives the count.
 _FEW = 4
@@ -88,7 +88,7 @@ class Wait:
 
     def learn(self, id_: str, answer: MusicTask | MusicAPIError, *, allow_http: bool) -> None:
         """
-        Judge an answer about one music task, or the error of a look.
+        Judge an answer about one music task, or the error of a poll.
 
         :raises MusicAPIError: the error, when it concerns the account, such as a revoked key.
         """
@@ -132,7 +132,7 @@ class Wait:
 
     def delay(self, poll_interval: float | None) -> float:
         """
-        Return the seconds to wait before the next look, within the deadline.
+        Return the seconds to wait before the next poll, within the deadline.
 
         The schedule's delay, or a longer one when the server asked for it (``Retry-After``).
         """
@@ -140,22 +140,22 @@ class Wait:
         delay = max(next_delay(self.age, poll_interval=poll_interval), *asked, MIN_PAUSE)
         return max(0.0, min(delay, self.seconds_left))
 
-    def log_progress(self, next_look: float) -> None:
+    def log_progress(self, next_poll: float) -> None:
         """
-        Log how far the wait is, if a line is due: at the first look and change, then ever more rarely.
+        Log how far the wait is, if a line is due: at the first poll and change, then ever more rarely.
 
         Lines hang on the age, so that a wait which goes through many processes does not tell more.
 
-        :param next_look: Seconds to the next look.
+        :param next_poll: Seconds to the next poll.
         """
         if self.quiet:
             return
         age, line = self.age, self.progress
-        # In a new process: the look before was one interval ago.
-        told = age - max(next_look, 1.0) if self._told is None else self._told
+        # In a new process: the poll before was one interval ago.
+        told = age - max(next_poll, 1.0) if self._told is None else self._told
         changed = self._told is not None and not self._changes and line != self._said
         if changed or told < _line_before(age):
-            when = f", next look in {next_look:.0f} s" if math.isfinite(next_look) else ""
+            when = f", next look in {next_poll:.0f} s" if math.isfinite(next_poll) else ""
             log.info("%s%s", line, when)
             self._changes += changed
             self._said = line
@@ -190,11 +190,11 @@ def _name_of(track: Track) -> str:
     return title if track.duration is None else f"{title} ({track.duration:.0f} s)"
 
 
-def look(client: MusicAPIClient, wait: Wait) -> None:
+def poll(client: MusicAPIClient, wait: Wait) -> None:
     """
-    Look once at every music task that is not final yet.
+    Poll once every music task that is not final yet.
 
-    One request each: whoever waits looks again anyway.
+    One request each: whoever waits polls again anyway.
 
     :raises MusicAPIError: something that concerns the account, such as a revoked key.
     """
@@ -207,11 +207,11 @@ def look(client: MusicAPIClient, wait: Wait) -> None:
         wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)
 
 
-async def look_async(client: MusicAPIAsyncClient, wait: Wait, *, retry: bool = False) -> None:
+async def poll_async(client: MusicAPIAsyncClient, wait: Wait, *, retry: bool = False) -> None:
     """
-    Look once at every music task that is not final yet; asynchronous twin of :func:`look`.
+    Poll once every music task that is not final yet; asynchronous twin of :func:`poll`.
 
-    :param retry: Repeat on passing failures: for whoever does not look again.
+    :param retry: Repeat on passing failures: for whoever does not poll again.
     """
     for id_ in wait.pending:
         answer: MusicTask | MusicAPIError
@@ -235,13 +235,13 @@ def wait_for_tracks(
     Block until every music task is final.
 
     :param timeout: Seconds until :class:`MusicAPIDeadlineError`.
-    :param poll_interval: Seconds between looks; ``None``: adaptive, see :mod:`.waiting.schedule`.
+    :param poll_interval: Seconds between polls; ``None``: adaptive, see :mod:`.waiting.schedule`.
     :return: The usable tracks.
     :raises MusicAPIError: failed, refused, or out of time.
     """
     wait = Wait(music_task_ids, timeout)
     while True:
-        look(client, wait)
+        poll(client, wait)
         if (tracks := wait.tracks(fail_on_partial=fail_on_partial)) is not None:
             return tracks
         delay = wait.delay(poll_interval)

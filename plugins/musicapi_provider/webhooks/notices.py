@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks into the task state for a callback, where nothing defers.
+#: Seconds between polls into the task state for a callback, where nothing defers.
 CALLBACK_PAUSE = 5.0
 #: Seconds for which a callback about a lost answer is waited for, at least: as long as songs take (facts 9).
 CALLBACK_PATIENCE = 600.0
@@ -102,11 +102,11 @@ class WebhookNotices:
         while callbacks.music_task_of(token) is None and (left := until - time.time()) > 0:
             time.sleep(min(left, CALLBACK_PAUSE))
 
-    def naming_trigger(self, token: str, until: float, first_look_time: float) -> MusicAPICallbackTrigger:
+    def naming_trigger(self, token: str, until: float, first_poll_time: float) -> MusicAPICallbackTrigger:
         """Return the trigger that a callback resumes the task from."""
         from musicapi_provider.webhooks.triggers import MusicAPICallbackTrigger
 
-        return MusicAPICallbackTrigger(token, until, first_look_time)
+        return MusicAPICallbackTrigger(token, until, first_poll_time)
 
 
 def _about(wait: Wait) -> dict[str, object]:

@@ -30,23 +30,23 @@ class MusicAPICallbackTrigger(BaseTrigger):
 
     :param token: The purchase's.
     :param until: Epoch seconds after which a worker decides what to do without it.
-    :param first_look_time: As of :class:`musicapi_provider.triggers.musicapi.MusicAPITaskTrigger`.
+    :param first_poll_time: As of :class:`musicapi_provider.triggers.musicapi.MusicAPITaskTrigger`.
     """
 
-    def __init__(self, token: str, until: float, first_look_time: float) -> None:
+    def __init__(self, token: str, until: float, first_poll_time: float) -> None:
         super().__init__()
         self.token = token
         self.until = until
-        self.first_look_time = first_look_time
+        self.first_poll_time = first_poll_time
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments."""
-        arguments = {"token": self.token, "until": self.until, "first_look_time": self.first_look_time}
+        arguments = {"token": self.token, "until": self.until, "first_poll_time": self.first_poll_time}
         return "musicapi_provider.webhooks.triggers.MusicAPICallbackTrigger", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: a worker must begin anew."""
-        await asyncio.sleep(max(0.0, self.first_look_time - time.time()))
+        await asyncio.sleep(max(0.0, self.first_poll_time - time.time()))
         ti = self.task_instance
         if ti is None or not await were_called(ti, [self.token]):
             left = self.until - time.time()

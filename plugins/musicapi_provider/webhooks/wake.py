@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from musicapi_provider.api.verdict import judge
 from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.links.extra_links import media_links
-from musicapi_provider.triggers.events import BEGIN, FIRST_LOOK_OF_TRIGGER, event_about
+from musicapi_provider.triggers.events import BEGIN, FIRST_POLL_OF_TRIGGER, event_about
 from musicapi_provider.waiting.wait import Wait, doubts_from
 from musicapi_provider.webhooks import airflow_tables as tables
 from musicapi_provider.webhooks.assets import COMPLETED_TRACKS
@@ -142,7 +142,7 @@ def _resume_the_asking(call: Call) -> bool:
 
 def _may_resume(waiting: Waiting) -> bool:
     """Tell whether Airflow has heard of the deferral by now: a resumed task fails before that (the race)."""
-    return (datetime.now(UTC) - waiting.since).total_seconds() > FIRST_LOOK_OF_TRIGGER
+    return (datetime.now(UTC) - waiting.since).total_seconds() > FIRST_POLL_OF_TRIGGER
 
 
 class _Looks:

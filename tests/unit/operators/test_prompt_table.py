@@ -56,7 +56,7 @@ def _in_a_hurry(
     monkeypatch.setattr(pace, "LONGEST_PAUSE", 0.04)
     monkeypatch.setattr(files, "STORAGE_PAUSE", 0.01)
     monkeypatch.setattr(table_run, "LINGER", 0.1)
-    monkeypatch.setattr(operator_module, "FIRST_LOOK_OF_TRIGGER", 0.0)
+    monkeypatch.setattr(operator_module, "FIRST_POLL_OF_TRIGGER", 0.0)
     poller._experiences.clear()
 
 

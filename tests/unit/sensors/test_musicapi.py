@@ -168,7 +168,7 @@ def test_running_task_defers_with_the_right_trigger(
     simulator: SimulatorServer, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trigger keeps the deadline, Airflow gets none; its first look comes late; it holds no key."""
-    monkeypatch.setattr(control_flow, "FIRST_LOOK_OF_TRIGGER", 5.0)
+    monkeypatch.setattr(control_flow, "FIRST_POLL_OF_TRIGGER", 5.0)
     music_task_id = book(simulator)
     now = time.time()
     with pytest.raises(TaskDeferred) as caught:
@@ -181,7 +181,7 @@ def test_running_task_defers_with_the_right_trigger(
     assert trigger.musicapi_conn_id == "musicapi_default"
     assert trigger.started == pytest.approx(now, abs=1)
     assert trigger.timeout == 100
-    assert trigger.first_look_time == pytest.approx(now + 5, abs=1)
+    assert trigger.first_poll_time == pytest.approx(now + 5, abs=1)
     assert simulator.api_key not in str(trigger.serialize())
 
 

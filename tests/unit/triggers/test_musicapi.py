@@ -50,7 +50,7 @@ def book(simulator: SimulatorServer, prompt: str = "La la") -> str:
 
 
 def trigger_for(
-    *ids: str, timeout: float = 5.0, first_look: float = 0.0, **changes: Any
+    *ids: str, timeout: float = 5.0, first_poll: float = 0.0, **changes: Any
 ) -> MusicAPITaskTrigger:
     """Return a trigger that begins now."""
     now = time.time()
@@ -59,7 +59,7 @@ def trigger_for(
         "musicapi_conn_id": "musicapi_default",
         "timeout": timeout,
         "started": now,
-        "first_look_time": now + first_look,
+        "first_poll_time": now + first_poll,
         **changes,
     }
     return MusicAPITaskTrigger(**arguments)
@@ -150,11 +150,11 @@ async def test_missing_connection_makes_one_error_event(simulator: SimulatorServ
     ]
 
 
-async def test_error_event_does_not_come_before_the_first_look_either(
+async def test_error_event_does_not_come_before_the_first_poll_either(
     simulator: SimulatorServer, stopwatch: Callable[[], float]
 ) -> None:
     """Any early event meets Airflow's deferral race, also one about a missing connection."""
-    events = await events_of(trigger_for("some-id", musicapi_conn_id="nowhere", first_look=0.2))
+    events = await events_of(trigger_for("some-id", musicapi_conn_id="nowhere", first_poll=0.2))
 
     assert [event["status"] for event in events] == ["error"]
     assert stopwatch() >= 0.2
@@ -205,12 +205,12 @@ async def test_retry_after_pauses_the_looks(
 
 
 @pytest.mark.usefixtures("connection")
-async def test_first_look_comes_late(
+async def test_first_poll_comes_late(
     music_task_id: str, simulator: SimulatorServer, stopwatch: Callable[[], float]
 ) -> None:
-    """Before ``first_look_time`` nothing is asked, even if the job is done."""
+    """Before ``first_poll_time`` nothing is asked, even if the job is done."""
     simulator.state.finish(music_task_id)
-    running = asyncio.create_task(events_of(trigger_for(music_task_id, first_look=0.3)))
+    running = asyncio.create_task(events_of(trigger_for(music_task_id, first_poll=0.3)))
     await asyncio.sleep(0.15)
     asked_early = simulator.state.requests[GET_TASK]
     events = await running
@@ -372,7 +372,7 @@ async def test_success_ends_the_task_here(
 
 
 @pytest.mark.usefixtures("connection")
-async def test_first_look_of_a_wait_that_no_worker_began_is_at_once(
+async def test_first_poll_of_a_wait_that_no_worker_began_is_at_once(
     music_task_id: str, simulator: SimulatorServer, triggerer_xcoms: TriggererXComs
 ) -> None:
     """Else a finished music task would wait for its first interval."""

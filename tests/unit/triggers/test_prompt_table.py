@@ -221,14 +221,14 @@ async def test_first_poll_time_is_kept(
 ) -> None:
     """Nothing is looked at and no event comes before it, also no error: Airflow's deferral race."""
     simulator.state.configure(job_rule="at-once", api_key=key)
-    first_look = time.time() + 0.4
-    running = asyncio.create_task(event_of(trigger_for(book(None), first_poll_time=first_look)))
+    first_poll = time.time() + 0.4
+    running = asyncio.create_task(event_of(trigger_for(book(None), first_poll_time=first_poll)))
     await asyncio.sleep(0.2)
     looked = simulator.state.requests.total()
     event = await running
 
     assert looked == 0
-    assert time.time() >= first_look
+    assert time.time() >= first_poll
     assert event["status"] == ("finished" if key == "simulator-key" else "error")
 
 

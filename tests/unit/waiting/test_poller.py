@@ -148,11 +148,11 @@ async def test_deadline_is_of_the_wall_clock(poller: Poller, buy: Callable[..., 
     assert await poller.wait(Wait([buy()], 60.0, time.time() - 61)) == "timeout"
 
 
-async def test_first_look_can_be_put_off(
+async def test_first_poll_can_be_put_off(
     poller: Poller, simulator: SimulatorServer, buy: Callable[..., str], stopwatch: Callable[[], float]
 ) -> None:
     """Nothing is looked at before the time that the caller names."""
-    await poller.wait(Wait([buy(finished=True)], 60.0), first_look=time.time() + 0.1)
+    await poller.wait(Wait([buy(finished=True)], 60.0), first_poll=time.time() + 0.1)
 
     assert stopwatch() >= 0.1
     assert reads(simulator) == 1

@@ -64,7 +64,7 @@ def experienced(truth: Expectation, tasks: int = 20) -> Experience:
 # -- the delay ----------------------------------------------------------------------------------------------
 
 
-def test_first_look_is_late() -> None:
+def test_first_poll_is_late() -> None:
     """Fewer than one in twenty music tasks is expected to be done by then."""
     assert 38 <= next_delay(0.0, chance=0.5) <= 42
 
@@ -201,7 +201,7 @@ def test_a_hanging_task_is_an_outlier() -> None:
     assert experience.expectation.median < 1.15 * before.median
 
 
-def test_finished_at_the_first_look_says_little() -> None:
+def test_finished_at_the_first_poll_says_little() -> None:
     """A wait that another process began: the task may have been done for a long time."""
     experience = Experience()
     for _ in range(20):

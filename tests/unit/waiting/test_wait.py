@@ -35,8 +35,8 @@ from musicapi_provider.waiting.wait import (
     Doubt,
     Wait,
     doubts_from,
-    look,
-    look_async,
+    poll,
+    poll_async,
     wait_for_tracks,
 )
 from tests.conftest import QUICK
@@ -114,7 +114,7 @@ def test_look_tells_how_a_music_task_ended(
 ) -> None:
     """One request, one verdict."""
     wait = old_wait(id_ := buy(scenario, finished=True))
-    look(client, wait)
+    poll(client, wait)
     verdict = wait.verdicts[id_]
 
     assert state is verdict.state
@@ -129,10 +129,10 @@ def test_look_keeps_final_verdicts_without_asking_again(
     """Only what was still running is asked for, and the order of the ids stays."""
     ids = [buy(), buy(finished=True), buy("failed", finished=True), buy()]
     wait = old_wait(*ids)
-    look(client, wait)
+    poll(client, wait)
     first = dict(wait.verdicts)
     pending = wait.pending
-    look(client, wait)
+    poll(client, wait)
 
     assert ids == list(first) == list(wait.verdicts)
     assert [v.state.value for v in first.values()] == ["running", "succeeded", "failed", "running"]
@@ -148,7 +148,7 @@ def test_wait_knows_nothing_at_first(
     old, new = buy(finished=True), buy(finished=True)
     wait = Wait([old, new], 60.0, verdicts={old: SUCCESS})
     pending = wait.pending
-    look(client, wait)
+    poll(client, wait)
 
     assert [new] == pending
     assert wait.verdicts[old] is SUCCESS
@@ -168,10 +168,10 @@ def test_look_tolerates_a_passing_failure(
     """A blip is no verdict, costs one request and no patience; the next look finds the track."""
     wait = old_wait(id_ := buy(finished=True))
     simulator.state.scenario(scenario, times=1)
-    look(client, wait)
+    poll(client, wait)
     blip = wait.verdicts[id_]
     requests = reads(simulator)
-    look(client, wait)
+    poll(client, wait)
 
     assert (blip.state, blip.patience, wait.doubts) == (State.RUNNING, None, {})
     assert requests == 1
@@ -181,7 +181,7 @@ def test_look_tolerates_a_passing_failure(
 def test_look_tolerates_a_server_that_is_away(settings: ClientSettings, refusing_url: str) -> None:
     """A network that is down for a while is waited out."""
     wait = old_wait("t1")
-    look(MusicAPIClient(replace(settings, base_url=refusing_url), retries=QUICK), wait)
+    poll(MusicAPIClient(replace(settings, base_url=refusing_url), retries=QUICK), wait)
 
     assert State.RUNNING is wait.verdicts["t1"].state
 
@@ -206,7 +206,7 @@ def test_unknown_id_is_expected_until_its_grace_ends(
     """Not found proves nothing right after submitting, and everything later."""
     wait = Wait([id_ := buy(finished=True)], 3600.0, ago(age))
     simulator.state.scenario(scenario)
-    look(client, wait)
+    poll(client, wait)
     verdict = wait.verdicts[id_]
 
     assert state is verdict.state
@@ -221,13 +221,13 @@ def test_revoked_key_ends_the_look(
     simulator.state.configure(api_key="new")
 
     with pytest.raises(MusicAPIAuthError):
-        look(client, wait)
+        poll(client, wait)
 
 
 def test_look_at_nothing_asks_nothing(client: MusicAPIClient, simulator: SimulatorServer) -> None:
     """No ids, no requests."""
     wait = Wait([], 60.0)
-    look(client, wait)
+    poll(client, wait)
 
     assert wait.verdicts == {}
     assert reads(simulator) == 0
@@ -249,13 +249,13 @@ def test_doubtful_answer_counts_when_its_patience_is_over(
     scenario: str,
     patience: float,
 ) -> None:
-    """An odd answer is looked at again, one request a look, and fails when it stays odd for long."""
+    """An odd answer is looked at again, one request a poll, and fails when it stays odd for long."""
     wait = old_wait(id_ := buy(scenario, finished=True))
     states = []
     for since in (None, patience - 1, patience):
         if since is not None:
             wait.doubts[id_] = [ago(since), patience]
-        look(client, wait)
+        poll(client, wait)
         states.append(wait.verdicts[id_].state)
 
     assert states == [State.RUNNING, State.RUNNING, State.FAILED]
@@ -267,9 +267,9 @@ def test_doubtful_answer_counts_when_its_patience_is_over(
 def test_first_doubt_is_dated_and_keeps_its_date(client: MusicAPIClient, buy: Callable[..., str]) -> None:
     """Patience runs from the first doubtful answer, not from the last."""
     wait = old_wait(id_ := buy("no-audio-url", finished=True))
-    look(client, wait)
+    poll(client, wait)
     dated = dict(wait.doubts)
-    look(client, wait)
+    poll(client, wait)
 
     assert abs(time.time() - dated[id_][0]) < 1
     assert dated == wait.doubts
@@ -285,10 +285,10 @@ def test_doubt_that_goes_away_is_forgotten(
 ) -> None:
     """A URL that arrives at the last moment makes it a success."""
     wait = old_wait(id_ := buy(scenario, finished=True))
-    look(client, wait)
+    poll(client, wait)
     wait.doubts[id_] = [ago(patience + 1), patience]
     simulator.state.clear_scenarios()
-    look(client, wait)
+    poll(client, wait)
 
     assert State.SUCCEEDED is wait.verdicts[id_].state
     assert wait.doubts == {}
@@ -311,7 +311,7 @@ def test_blip_while_doubting_decides_nothing(
     wait = old_wait(id_ := buy("no-audio-url", finished=True))
     wait.doubts[id_] = since = [ago(URL_PATIENCE + 1), URL_PATIENCE]
     simulator.state.scenario("read-500", times=1)
-    look(client, wait)
+    poll(client, wait)
 
     assert State.RUNNING is wait.verdicts[id_].state
     assert {id_: since} == wait.doubts
@@ -361,8 +361,8 @@ async def look_with_both(
 ) -> list[tuple[Any, ...]]:
     """Look with each twin at its own wait and return what it learned about the one music task."""
     async with MusicAPIAsyncClient(settings, retries=QUICK) as twin:
-        await look_async(twin, twins[1])
-    look(client, twins[0])
+        await poll_async(twin, twins[1])
+    poll(client, twins[0])
     return [told(*wait.verdicts.values()) for wait in twins]
 
 
@@ -376,7 +376,7 @@ async def look_with_both(
         *("unknown-state", "not-found-at-first"),
     ],
 )
-async def test_look_async_agrees_with_look_about_every_job(
+async def test_poll_async_agrees_with_look_about_every_job(
     client: MusicAPIClient,
     settings: ClientSettings,
     buy: Callable[..., str],
@@ -409,7 +409,7 @@ async def test_look_async_agrees_with_look_about_every_job(
 @pytest.mark.parametrize(
     "age", [pytest.param(0.0, id="grace"), pytest.param(UNKNOWN_TASK_GRACE + 1, id="later")]
 )
-async def test_look_async_agrees_with_look_about_every_failing_read(
+async def test_poll_async_agrees_with_look_about_every_failing_read(
     client: MusicAPIClient,
     settings: ClientSettings,
     simulator: SimulatorServer,
@@ -427,38 +427,38 @@ async def test_look_async_agrees_with_look_about_every_failing_read(
     assert reads(simulator) == 2
 
 
-async def test_look_async_tolerates_a_dropped_connection(
+async def test_poll_async_tolerates_a_dropped_connection(
     settings: ClientSettings, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
     """A connection that breaks is a blip here, too."""
     wait = old_wait(id_ := buy(finished=True))
-    simulator.state.scenario("read-drop", times=2)  # aiohttp itself repeats a GET once
+    simulator.state.scenario("read-drop", times=1)
     states = []
     async with MusicAPIAsyncClient(settings, retries=QUICK) as twin:
         for _ in range(2):
-            await look_async(twin, wait)
+            await poll_async(twin, wait)
             states.append(wait.verdicts[id_].state)
 
     assert states == [State.RUNNING, State.SUCCEEDED]
 
 
-async def test_look_async_keeps_final_verdicts_without_asking_again(
+async def test_poll_async_keeps_final_verdicts_without_asking_again(
     settings: ClientSettings, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
     """Only what was still running is asked for."""
     ids = [buy(), buy(finished=True)]
     wait = old_wait(*ids)
     async with MusicAPIAsyncClient(settings, retries=QUICK) as twin:
-        await look_async(twin, wait)
+        await poll_async(twin, wait)
         final = wait.verdicts[ids[1]]
-        await look_async(twin, wait)
+        await poll_async(twin, wait)
 
     assert ids == list(wait.verdicts)
     assert final is wait.verdicts[ids[1]]
     assert reads(simulator) == 2 + 1
 
 
-async def test_look_async_raises_for_a_revoked_key(
+async def test_poll_async_raises_for_a_revoked_key(
     settings: ClientSettings, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
     """What concerns the account is raised here, too."""
@@ -466,7 +466,7 @@ async def test_look_async_raises_for_a_revoked_key(
     simulator.state.configure(api_key="new")
     async with MusicAPIAsyncClient(settings, retries=QUICK) as twin:
         with pytest.raises(MusicAPIAuthError):
-            await look_async(twin, wait)
+            await poll_async(twin, wait)
 
 
 # -- waiting ------------------------------------------------------------------------------------------------
@@ -536,7 +536,7 @@ def test_waiting_waits_as_long_as_the_server_asks(
 def test_deadline_is_an_error_that_names_what_runs(
     client: MusicAPIClient, simulator: SimulatorServer, buy: Callable[..., str], poll_interval: float
 ) -> None:
-    """Out of time: the id, the last look, the credits; and no tight loop on the way."""
+    """Out of time: the id, the last poll, the credits; and no tight loop on the way."""
     id_, done = buy("running"), buy(finished=True)
     with pytest.raises(MusicAPIDeadlineError) as raised:
         wait_for_tracks(client, [id_, done], timeout=0.12, poll_interval=poll_interval)
@@ -660,7 +660,7 @@ def wait_with(*verdicts: Verdict, timeout: float = 60.0, age: float = 0.0) -> Wa
         pytest.param([None], 1e9, 1000.0, id="never-beyond-the-deadline"),
     ],
 )
-def test_delay_before_the_next_look(asked: list[float | None], poll_interval: float, expected: float) -> None:
+def test_delay_before_the_next_poll(asked: list[float | None], poll_interval: float, expected: float) -> None:
     """The interval, or longer if the server asks for it, within the deadline."""
     wait = wait_with(*(replace(RUNNING, retry_after=wish) for wish in asked), timeout=1000.0)
 
@@ -688,7 +688,7 @@ def test_age_and_time_left_go_by_the_wall_clock() -> None:
     assert Wait(["t1"], 60.0).age < 1
 
 
-def test_first_look_and_first_change_are_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_first_poll_and_first_change_are_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """One music task is told in full, several are counted, and further changes wait for the next line."""
     caplog.set_level("INFO")
     one, three = wait_with(RUNNING, age=0), wait_with(RUNNING, FAILURE, RUNNING, age=0)
@@ -745,7 +745,7 @@ def test_line_of_progress_falls_due_by_age() -> None:
     assert due == pytest.approx([40, 30, 1, 29, 59, 119], abs=0.5)
 
 
-def test_last_line_names_no_next_look(caplog: pytest.LogCaptureFixture) -> None:
+def test_last_line_names_no_next_poll(caplog: pytest.LogCaptureFixture) -> None:
     """Where there is none."""
     caplog.set_level("INFO")
     wait_with(RUNNING, age=5).log_progress(math.inf)

@@ -197,7 +197,7 @@ def test_nobody_is_resumed_before_airflow_has_heard_of_the_deferral(
     caller: Caller, tasks: Tasks, book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task that is resumed too soon is failed by the scheduler (the race); one that ends here is not."""
-    monkeypatch.setattr(wake, "FIRST_LOOK_OF_TRIGGER", 1.0)
+    monkeypatch.setattr(wake, "FIRST_POLL_OF_TRIGGER", 1.0)
     create, resumed, ended = tasks("create"), tasks("wait_0"), tasks("wait_1")
     music_task_id = book()
     token = create.expect(music_task_id)
