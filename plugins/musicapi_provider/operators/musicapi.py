@@ -185,6 +185,7 @@ class MusicAPICreateOperator(BuysMusic):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # Long, since Airflow renders templates by attribute: a line for each argument.
         self.musicapi_conn_id = musicapi_conn_id
         self.body: Any = body  # a mapping once rendered
         self.extra_body = extra_body

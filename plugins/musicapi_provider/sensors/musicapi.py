@@ -121,7 +121,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         self.start_from_trigger = self.start_trigger_args is not None
 
     def execute(self, context: Context) -> Any:
-        """Wait in the chosen mode; a deferrable sensor looks once before it defers (design.md 4)."""
+        """Wait in the chosen mode; a deferrable sensor polls once before it defers."""
         with self._skipping():
             with airflow_errors():
                 self._wait = self._begin(context)
