@@ -271,4 +271,4 @@ class MusicAPITriggerEventError(MusicAPIError):
     """The trigger sent an event outside the closed set; nothing may pass silently."""
 
     default_spent = Spent.NO_EFFECT
-    default_next_step = "clear the task: it looks at the music task again, nothing is bought by that."
+    default_next_step = "clear the task: it polls the music task again, nothing is bought by that."

@@ -20,7 +20,7 @@ from typing import TypedDict
 import requests
 
 from musicapi_provider.api.models import Credits, MusicTask, error_text, music_task_id_of
-from musicapi_provider.api.network import prepare
+from musicapi_provider.api.network import BearerAuth, headers_of
 from musicapi_provider.api.settings import DEFAULT_BASE_URL, ClientSettings
 from musicapi_provider.exceptions import (
     MusicAPIAmbiguousSubmitError,
@@ -59,6 +59,7 @@ _WINDOWS = {
     **dict.fromkeys(("gzip", "x-gzip"), (16 + zlib.MAX_WBITS,)),
     "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
 }
+_HEADER = re.compile(r"[\x20-\x7e\t]*")
 _PASSWORD_IN_URL = re.compile(r"(//)[^/@\s'\"]+@")
 
 
@@ -150,11 +151,24 @@ class Interpreter:
         :raises MusicAPIInvalidRequestError: it cannot be made; nothing was sent.
         """
         try:
-            return prepare(self.settings, method, path, json=json, params=params)
+            request = requests.Request(
+                method,
+                self.settings.url(path),
+                headers=headers_of(self.settings),
+                json=json,
+                params=params,
+                auth=BearerAuth(self.settings.api_key),
+            ).prepare()
         except (ValueError, TypeError, requests.RequestException) as error:
             raise MusicAPIInvalidRequestError(
                 f"The request cannot be made ({self.clean(_cause(error))}); nothing was sent."
             ) from error
+        for name, value in request.headers.items():
+            if not _HEADER.fullmatch(str(value)):
+                raise MusicAPIInvalidRequestError(
+                    f"Header {name!r} has characters that cannot be sent; nothing was sent."
+                )
+        return request
 
     def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], content: bytes) -> Answer:
         """

@@ -1,15 +1,13 @@
 """
-How a request leaves: what is sent, by which proxy, and which certificates count.
+How a request leaves: with which headers, by which proxy, and which certificates count.
 
-Both clients send what is prepared here and go the way that is decided here. Nothing is sent from here.
+Both clients go the way that is decided here. Nothing is sent from here.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 #: Variables that name a CA bundle, in the order of requests.
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_HEADER = re.compile(r"[\x20-\x7e\t]*")
 
 
 class BearerAuth(AuthBase):
@@ -39,34 +36,6 @@ class BearerAuth(AuthBase):
         """Add the header."""
         request.headers["Authorization"] = f"Bearer {self._api_key}"
         return request
-
-
-def prepare(
-    settings: ClientSettings,
-    method: str,
-    path: str,
-    *,
-    json: object = None,
-    params: Mapping[str, object] | None = None,
-) -> requests.PreparedRequest:
-    """
-    Make the request that either client sends.
-
-    :raises ValueError: it cannot be sent: a body that is no JSON, a header that is none.
-    :raises TypeError: likewise.
-    """
-    prepared = requests.Request(
-        method,
-        settings.url(path),
-        headers=headers_of(settings),
-        json=json,
-        params=params,
-        auth=BearerAuth(settings.api_key),
-    ).prepare()
-    for name, value in prepared.headers.items():
-        if not _HEADER.fullmatch(str(value)):
-            raise ValueError(f"header {name!r} has characters that cannot be sent")
-    return prepared
 
 
 def headers_of(settings: ClientSettings) -> dict[str, str]:

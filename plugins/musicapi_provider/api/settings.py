@@ -31,12 +31,12 @@ CREATES_POOL = "musicapi_creates"
 DEFAULT_BASE_URL = "https://api.musicapi.ai/api/v1"
 #: Seconds for one request; the vendor's guide uses 30 (facts 1).
 DEFAULT_TIMEOUT = 30.0
-#: Looks at music tasks a second, at most, of all waiters of one connection in one process. No limit is
-#: documented (facts 1); creates are limited to one per 3 s, so 30 run at a time and need 4 looks a second.
+#: Polls a second, at most, of all waiters of one connection in one process. No limit is
+#: documented (facts 1); creates are limited to one per 3 s, so 30 run at a time and need 4 polls a second.
 DEFAULT_POLLS_PER_SECOND = 10.0
 #: Longest wait that a server's ``Retry-After`` can impose, in seconds: longer is for Airflow's retries.
 MAX_RETRY_AFTER = 120.0
-#: Seconds between looks at a music task whose end the API will call about: a lost callback costs minutes.
+#: Seconds between polls of a music task whose end the API will call about: a lost callback costs minutes.
 WEBHOOK_POLL_INTERVAL = 300.0
 
 
@@ -48,7 +48,7 @@ class WebhookSettings:
     :param base_url: Airflow's API server as the API reaches it, such as ``https://airflow.example.com``.
     :param secrets: Active secrets: the first signs new callbacks, all are accepted. Never shown by ``repr``.
     :param enabled: Whether tasks of this connection expect callbacks unless they say otherwise.
-    :param poll_interval: Seconds between looks at a music task whose callback is expected.
+    :param poll_interval: Seconds between polls of a music task whose callback is expected.
     """
 
     base_url: str
@@ -74,9 +74,9 @@ class ClientSettings:
     :param cert: Client certificate file, or a (certificate, key) pair of files.
     :param headers: Further headers for every request to the API.
     :param trust_env: Whether the environment's proxies count.
-    :param poll_interval: Seconds between looks at a music task; ``None``: adaptive.
+    :param poll_interval: Seconds between polls of a music task; ``None``: adaptive.
     :param prices: Credits by ``task_type`` where they differ from :data:`.prices.CREDITS`.
-    :param polls_per_second: Looks a second of all waiters together, at most.
+    :param polls_per_second: Polls a second of all waiters together, at most.
     :param allow_private_media: Whether media may come from private addresses; off, since URLs come from a
         server. The API's own address is always allowed.
     :param webhook: How the API calls back; ``None``: it does not.

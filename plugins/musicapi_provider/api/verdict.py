@@ -38,7 +38,7 @@ RUNNING_CODES = frozenset({None, 102, 200, 202})
 
 #: Seconds for which a succeeded clip may lack its final URL: it can come late (facts 9).
 URL_PATIENCE = 90.0
-#: Seconds for which an answer may have an unknown shape; at least one more look confirms it (facts 9).
+#: Seconds for which an answer may have an unknown shape; at least one more poll confirms it (facts 9).
 SHAPE_PATIENCE = 5.0
 #: The next step where nothing shows that the API refunded.
 NOT_REFUNDED = "look at the music task in the account's history; force_new=True buys it again."

@@ -109,7 +109,7 @@ def buy(
             *(known.music_task_id, known.at),
         )
         return Bought.of(known, is_new=False)
-    _tell_why(client, decision.why, known, order, others)
+    _log_why(client, decision.why, known, order, others)
     price = client.settings.expected_credits(order.body)
     intent = Purchase.intent(known, order.generation, refunded=decision.why is Why.REFUNDED)
     try:
@@ -167,7 +167,7 @@ def _status(client: MusicAPIClient, known: Purchase | None, order: Order, policy
     return verdict.state
 
 
-def _tell_why(
+def _log_why(
     client: MusicAPIClient, why: Why, known: Purchase | None, order: Order, others: Mapping[str, Purchase]
 ) -> None:
     """Log why something is bought, where that is not plain."""
