@@ -97,13 +97,13 @@ class MusicTask:
     def from_answer(cls, music_task_id: str, status_code: int, body: object) -> MusicTask:
         """Read a task answer of any documented shape; a body that is no object has no clips."""
         answer: Mapping[str, object] = body if isinstance(body, Mapping) else {}
-        data = answer.get("data")
+        data, code = answer.get("data"), _number(answer.get("code"))
         return cls(
             music_task_id=music_task_id,
             status_code=status_code,
             tracks=tuple(_tracks(data, music_task_id)),
             type=_text(answer.get("type")),
-            code=_whole(answer.get("code")),
+            code=None if code is None else int(code),
             text=error_text(answer),
             has_data=bool(data),
         )
@@ -188,8 +188,3 @@ def _number(value: object) -> float | None:
 def _seconds(value: object) -> float | None:
     number = _number(value)
     return number if number is not None and number >= 0 else None
-
-
-def _whole(value: object) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None else None

@@ -7,7 +7,7 @@ Pure: no clock, no network, no log.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -123,20 +123,14 @@ def conclude(verdicts: Mapping[str, Verdict], *, fail_on_partial: bool) -> tuple
     failures = [text for verdict in verdicts.values() for text in verdict.failures]
     if not failures or (tracks and not fail_on_partial):
         return tracks, failures
-    raise _failure(verdicts, tracks, failures)
-
-
-def _failure(
-    verdicts: Mapping[str, Verdict], tracks: Sequence[Track], failures: Sequence[str]
-) -> MusicAPIError:
     errors = [verdict.error for verdict in verdicts.values() if verdict.error]
     if len(verdicts) == 1 and errors:
-        return errors[0]
+        raise errors[0]
     text = "; ".join(failures)
     if tracks:
-        return MusicAPIPartialResultError(f"{len(tracks)} clips succeeded and some did not: {text}.")
+        raise MusicAPIPartialResultError(f"{len(tracks)} clips succeeded and some did not: {text}.")
     refunded = all(error.spent is Spent.REFUNDED for error in errors)
-    return MusicAPITaskFailedError(
+    raise MusicAPITaskFailedError(
         f"None of {len(verdicts)} music tasks gave a track: {text}.",
         spent=Spent.REFUNDED if refunded else Spent.UNKNOWN,
     )

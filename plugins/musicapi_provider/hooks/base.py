@@ -37,11 +37,8 @@ class MusicAPIBaseHook(BaseHook):
     """
     Talk to MusicAPI by an Airflow connection.
 
-    :class:`~musicapi_provider.hooks.musicapi.MusicAPIHook` is the one for users: it is an HttpHook as well.
-
-    :param musicapi_conn_id: Airflow connection of type ``musicapi``.
-    :param retries: Patience of each call; default 4 tries with backoff up to 8 s.
-    :raises MusicAPIConfigurationError: at first use, when there is no connection, no key or no usable URL.
+    :class:`~musicapi_provider.hooks.musicapi.MusicAPIHook` is the one for users: it is an HttpHook as well,
+    and says what the arguments mean.
     """
 
     conn_name_attr = "musicapi_conn_id"
