@@ -123,7 +123,6 @@ class MusicAPIPromptTableOperator(ReadsPromptTable, WritesManifest):
                 f"max_in_flight and concurrency must be 1 or more; got {max_in_flight!r}, {concurrency!r}"
             )
 
-    destination: str
     #: What is under way, for :meth:`on_kill`.
     _run: TableRun | None = None
 
@@ -181,7 +180,7 @@ class MusicAPIPromptTableOperator(ReadsPromptTable, WritesManifest):
             store.write_index()  # the tracks page shows what is stored while the rest is waited for
             if run.in_flight:
                 self._defer(context, run, about)
-        return self.conclude(context, plan, self.folder, about["manifest"])
+        return self.conclude(context, plan, about["manifest"])
 
     async def _work(self, run: TableRun, *, hand_over: bool, poll_first: frozenset[str] | None) -> None:
         await run.run(await self.hook.aclient(), hand_over=hand_over, poll_first=poll_first)
@@ -190,7 +189,7 @@ class MusicAPIPromptTableOperator(ReadsPromptTable, WritesManifest):
         from musicapi_provider.triggers.prompt_table import MusicAPIPromptTableTrigger
 
         in_flight = run.in_flight
-        so_far = self.write_manifest(context, run.plan, self.folder, about["manifest"], final=False)
+        so_far = self.write_manifest(context, run.plan, about["manifest"], final=False)
         context["ti"].xcom_push(key=xcoms.SUMMARY, value=so_far)
         self.log.info("%s. Waiting in the triggerer.", run.progress())
         now = time.time()

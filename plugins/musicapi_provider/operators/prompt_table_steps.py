@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import TriggerRule
 from airflow.sdk.exceptions import AirflowFailException, XComNotFound
 
-from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
-from musicapi_provider.hooks.base import MusicAPIBaseHook
-from musicapi_provider.operators.arguments import folder_of
 from musicapi_provider.operators.control_flow import airflow_errors
 from musicapi_provider.operators.table_ends import ReadsPromptTable, Summary, WritesManifest
 from musicapi_provider.prompt_table import Row
@@ -85,16 +82,12 @@ class MusicAPIWriteManifestOperator(WritesManifest):
         *,
         plan: Sequence[Mapping[str, object]] | XComArg,
         tracks: Sequence[object] | XComArg,
-        destination: str,
-        musicapi_conn_id: str = DEFAULT_CONN_ID,
         trigger_rule: TriggerRule | str = TriggerRule.ALL_DONE,
         **kwargs: Any,
     ) -> None:
         super().__init__(trigger_rule=trigger_rule, **kwargs)
         self.plan: object = plan  # rows as JSON once rendered
         self.tracks: object = tracks  # lists of records once rendered
-        self.destination = destination
-        self.musicapi_conn_id = musicapi_conn_id
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """Render; where the read task has left no plan, no retry will find one."""
@@ -110,11 +103,10 @@ class MusicAPIWriteManifestOperator(WritesManifest):
         for record in _records(self.tracks):
             stored[str(record.get("prompt_id"))].append(record)
         with airflow_errors():
-            folder = folder_of("destination", self.destination)
+            folder = self.folder
             self.tell_destination(context)
-            client = MusicAPIBaseHook(self.musicapi_conn_id).client
-            rows = complete_plan(_plan(self.plan), stored, folder, client)
-        return self.conclude(context, rows, folder, manifest_name(ti.run_id, ti.dag_id))
+            rows = complete_plan(_plan(self.plan), stored, folder, self.hook.client)
+        return self.conclude(context, rows, manifest_name(ti.run_id, ti.dag_id))
 
 
 def _plan(value: object) -> list[Row]:

@@ -28,17 +28,44 @@ if TYPE_CHECKING:
     from musicapi_provider.prompt_table import PromptRow, Row
 
 
-class ReadsPromptTable(BaseOperator):
+class WorksOnPromptTable(BaseOperator, ShowsFacts):
+    """
+    What all operators of a prompt table share: its folder and its account.
+
+    :param destination: Folder for tracks, records and manifests, as an object storage URI (templated).
+    :param musicapi_conn_id: Airflow connection (templated).
+    """
+
+    destination: str
+    ui_color = "#e8def8"
+
+    def __init__(self, *, destination: str, musicapi_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.destination = destination
+        self.musicapi_conn_id = musicapi_conn_id
+
+    @cached_property
+    def hook(self) -> MusicAPIBaseHook:
+        """The hook; made at run time, when templates are rendered."""
+        return MusicAPIBaseHook(self.musicapi_conn_id)
+
+    @cached_property
+    def folder(self) -> ObjectStoragePath:
+        """The destination."""
+        return folder_of("destination", self.destination)
+
+
+class ReadsPromptTable(WorksOnPromptTable):
     """
     What the operators that begin a prompt table share: where its rows are, and what this run may buy.
 
-    :param destination: Folder for tracks, records and manifests, as an object storage URI (templated).
+    Beside ``destination`` and ``musicapi_conn_id`` (:class:`WorksOnPromptTable`):
+
     :param prompt_table: URI of a CSV, JSON Lines or Parquet table (templated). Its text is data and never
         rendered.
     :param sql: Instead of ``prompt_table``: a query whose rows are the table (templated).
     :param sql_conn_id: Airflow connection of any common-sql database, for ``sql`` (templated).
     :param sql_parameters: Values of the query's placeholders (templated).
-    :param musicapi_conn_id: Airflow connection (templated).
     :param skip_invalid: Leave bad rows out with a warning. Default: one bad row stops the run before anything
         is paid (templated).
     :param max_credits: What this dag run may spend, by expected prices; rows beyond it are ``postponed`` to
@@ -56,42 +83,27 @@ class ReadsPromptTable(BaseOperator):
         "sql_parameters": "json",
         "settle": "json",
     }
-    ui_color = "#e8def8"
 
     def __init__(
         self,
         *,
-        destination: str,
         prompt_table: str | None = None,
         sql: str | None = None,
         sql_conn_id: str | None = None,
         sql_parameters: Mapping[str, object] | Iterable[object] | None = None,
-        musicapi_conn_id: str = DEFAULT_CONN_ID,
         skip_invalid: bool | str = False,
         max_credits: float | str | None = None,
         settle: Mapping[str, str] | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.destination = destination
         self.prompt_table = prompt_table
         self.sql = sql
         self.sql_conn_id = sql_conn_id
         self.sql_parameters = sql_parameters
-        self.musicapi_conn_id = musicapi_conn_id
         self.skip_invalid = skip_invalid
         self.max_credits = max_credits
         self.settle = settle
-
-    @cached_property
-    def hook(self) -> MusicAPIBaseHook:
-        """The hook; made at run time, when templates are rendered."""
-        return MusicAPIBaseHook(self.musicapi_conn_id)
-
-    @cached_property
-    def folder(self) -> ObjectStoragePath:
-        """The destination."""
-        return folder_of("destination", self.destination)
 
     def plan_table(self, context: Context, *, ahead: bool) -> list[Row]:
         """
@@ -137,7 +149,7 @@ class Summary(Counts):
     manifest: str
 
 
-class WritesManifest(BaseOperator, ShowsFacts):
+class WritesManifest(WorksOnPromptTable):
     """
     What the operators that end a prompt table share: its manifest, and whether it is enough.
 
@@ -145,9 +157,7 @@ class WritesManifest(BaseOperator, ShowsFacts):
         1: a single row without tracks fails the task, after everything else is stored. 0: never fail.
     """
 
-    destination: str
     operator_extra_links = (MusicAPITracksLink(), MusicAPIManifestLink())
-    ui_color = "#e8def8"
 
     def __init__(self, *, min_success: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -160,25 +170,17 @@ class WritesManifest(BaseOperator, ShowsFacts):
         context["ti"].xcom_push(key=xcoms.DESTINATION, value=self.destination.rstrip("/"))
 
     def write_manifest(
-        self,
-        context: Context,
-        rows: Sequence[Row],
-        folder: ObjectStoragePath,
-        name: str,
-        *,
-        final: bool = True,
+        self, context: Context, rows: Sequence[Row], name: str, *, final: bool = True
     ) -> Summary:
         """Write the manifest and return its summary."""
-        self.manifest_uri = write_manifest_file(folder, name, rows, final=final)
+        self.manifest_uri = write_manifest_file(self.folder, name, rows, final=final)
         return {"manifest": self.manifest_uri, **counts_of(rows, context["ti"].run_id)}
 
-    def conclude(
-        self, context: Context, rows: Sequence[Row], folder: ObjectStoragePath, name: str
-    ) -> Summary:
+    def conclude(self, context: Context, rows: Sequence[Row], name: str) -> Summary:
         """Write the manifest, tell the outlets, and say whether it is enough; return the summary."""
         for row in rows:
             row.explain()
-        summary = self.write_manifest(context, rows, folder, name)
+        summary = self.write_manifest(context, rows, name)
         self.log.info("%s", ", ".join(f"{name} {value}" for name, value in summary.items()))
         told: dict[str, Any] = {**summary, "destination": self.destination}
         for outlet in self.outlets:
