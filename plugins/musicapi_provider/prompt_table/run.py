@@ -75,8 +75,8 @@ class TableRun:
         self._active: dict[asyncio.Task[None], Row] = {}
         self._storing = 0
         self._unstored_in_a_row = 0
-        self._told = time.monotonic()
-        self._said = ""
+        self._logged_at = time.monotonic()
+        self._logged = ""
 
     @property
     def in_flight(self) -> list[Row]:
@@ -130,7 +130,7 @@ class TableRun:
 
     async def _work(self, *, hand_over: bool) -> None:
         while True:
-            self._tell()
+            self._log_progress()
             if self.to_buy and len(self._active) < self.settings.max_in_flight:
                 if (pause := self.buyer.seconds_to_turn) > 0:
                     await self._something_ends(min(pause, LINGER))
@@ -169,7 +169,7 @@ class TableRun:
             tracks = None
             while tracks is None:
                 await self._poller.wait(wait, poll_interval=self.settings.poll_interval, at_once=at_once)
-                # Time is over; it may have ended while nobody looked, as in a long queue.
+                # Time is over; it may have ended since the last poll, as in a long queue.
                 await poll_async(self._poller.client, wait, retry=True)
                 tracks = wait.tracks(fail_on_partial=self.settings.fail_on_partial)
             self._storing += 1
@@ -220,15 +220,15 @@ class TableRun:
 
     # -- progress --------------------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def _log_progress(self) -> None:
         """Log how far the table is, when a line is due and says something new."""
         now = time.monotonic()
-        if now - self._told < PROGRESS_EVERY:
+        if now - self._logged_at < PROGRESS_EVERY:
             return
-        self._told = now
-        if (line := self.progress()) != self._said:
+        self._logged_at = now
+        if (line := self.progress()) != self._logged:
             log.info("%s", line)
-            self._said = line
+            self._logged = line
 
     def progress(self) -> str:
         """Return how far the table is, and about how long the rest takes."""
