@@ -128,7 +128,11 @@ class Row:
 
         :raises ValueError: it is no row.
         """
-        if not isinstance(value, Mapping) or not {"prompt_id", "state", "tracks"} <= value.keys():
+        if (
+            not isinstance(value, Mapping)
+            or not {"prompt_id", "state"} <= value.keys()
+            or not isinstance(value.get("tracks"), list)
+        ):
             raise ValueError("is no entry of a manifest")
         known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
         decision = value.get("decision")

@@ -38,7 +38,8 @@ class TrackURLs:
         :return: The URL that was good, and what ``download`` returned.
         :raises MusicAPIStorageError: the fresh one is refused too, or there is none; says what is left to do.
         """
-        url = url_of(self._fresh or self.track)
+        # The music task may no longer list the clip; its own URL may be good all the same.
+        url = (self._fresh and url_of(self._fresh)) or url_of(self.track)
         try:
             return url, download(url)
         except ExpiredURLError as error:

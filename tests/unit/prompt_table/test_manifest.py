@@ -186,3 +186,10 @@ def test_manifest_of_a_run_that_goes_on_has_its_decisions(folder: ObjectStorageP
     assert [row.decision for row in read] == [Adopt("t9"), Resubmit()]
     with pytest.raises(MusicAPIStorageError, match=r"m\.jsonl is final"):
         read_manifest_file(final, unfinished=True)
+
+
+@pytest.mark.parametrize("tracks", [None, 7, {}, "a"])
+def test_a_row_without_a_list_of_tracks_is_none(tracks: object) -> None:
+    """Said as what it is, so that whoever reads a damaged manifest can go on by the records."""
+    with pytest.raises(ValueError, match="no entry"):
+        Row.from_json({"prompt_id": "p", "state": "stored", "tracks": tracks})
