@@ -56,7 +56,7 @@ def upsert_tracks(manifest: str, sql_conn_id: str, table: str) -> int:
     :param table: A plain name in small letters, perhaps with its schema.
     :raises MusicAPIConfigurationError: another name.
     """
-    if not re.fullmatch(TABLE_NAME, table) or table.endswith("\n"):
+    if not re.fullmatch(TABLE_NAME, table):
         raise MusicAPIConfigurationError(
             f"table: must be a name of small letters, digits and _, perhaps with a schema; got {table!r}."
         )
