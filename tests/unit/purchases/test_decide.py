@@ -19,8 +19,10 @@ BOUGHT = Purchase(now(), HERE, "id")
 BOUGHT_BEFORE = Purchase(now(), BEFORE, "id")
 NAMED = Purchase(now(), HERE, "id", told=True)
 FORCE = Policy(force_new=True)
-PATIENT = Policy(callback_patience=600)
-PATIENT_RESUBMIT = Policy(UnknownOutcome.RESUBMIT, callback_patience=600)
+#: Longer than any run of the tests takes: the purchases above are made when they are collected.
+DAY = 86_400.0
+PATIENT = Policy(callback_patience=DAY)
+PATIENT_RESUBMIT = Policy(UnknownOutcome.RESUBMIT, callback_patience=DAY)
 
 
 @pytest.mark.parametrize(
