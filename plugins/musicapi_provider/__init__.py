@@ -1,19 +1,17 @@
 """
 Apache Airflow provider for MusicAPI.
 
-A map of the package; importing it executes nothing. Arrows point one way, from the top to the bottom::
+A map of the package; importing it executes nothing. Whoever stands higher may import what stands lower::
 
-    exceptions  models  bodies  costs  verdict  schedule  settings   pure: no Airflow, no I/O
-    xcoms  pages                                XCom keys; addresses on the API server
-    answers                                     HTTP answers -> results and errors, the only place
-    client  async_client                        requests, aiohttp
-    submission  waiting  poller  pace           buy without paying twice; look until done, alone or together
-    files  records                              small files in object storage; what is bought and stored
-    prompt_table/  storage/                     a table's rows worked off; tracks fetched, checked and kept
-    connection  hooks.musicapi                  Airflow connection -> client
-    control_flow  worker_free  retry_policy     errors and waiting -> Airflow's control flow
-    webhooks/                                   the API calls when a song is done: expect, verify, wake
-    operators/  sensors/  triggers/  links      thin edges
-    ui/                                         the tracks page: an Airflow plugin on the API server
-    get_provider_info                           what Airflow's provider manager reads
+    get_provider_info  plugin     what Airflow loads
+    ui  webhooks  cli             the tracks page; the API calls when a song is done; the command line
+    operators  sensors  triggers  thin edges: Airflow's control flow
+    forms  links                  trigger forms; buttons on a task, addresses on the API server, XCom keys
+    hooks  retry_policy           an Airflow connection becomes a client
+    prompt_table                  a table's rows worked off
+    storage                       tracks fetched, checked and kept
+    waiting                       poll until done, alone or together
+    purchases                     buy without paying twice
+    api                           settings, bodies, prices, clients, and what answers mean
+    files  text  exceptions       below everything
 """

@@ -34,12 +34,12 @@ _FIELDS: dict[str, Any] = {
     },
     "poll_interval": {
         "label": "Poll interval",
-        "description": "Seconds between looks at a waiting music task; default: adaptive.",
+        "description": "Seconds between polls of a waiting music task; default: adaptive.",
         "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
     },
     "polls_per_second": {
         "label": "Polls per second",
-        "description": "Looks a second, at most, of all tasks that wait in one triggerer; default 10.",
+        "description": "Polls a second, at most, by all tasks that wait in one triggerer; default 10.",
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1000},
     },
     "allow_private_media": {
@@ -88,7 +88,7 @@ _FIELDS: dict[str, Any] = {
     },
     "webhook_poll_interval": {
         "label": "Webhook poll interval",
-        "description": "Seconds between looks at a music task whose callback is expected; default 300.",
+        "description": "Seconds between polls of a music task whose callback is expected; default 300.",
         "schema": {"type": ["number", "null"], "minimum": 1, "maximum": 3600},
     },
     "headers": {

@@ -65,7 +65,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         500 such sensors in one DAG that was 2.9 MiB each (measured), so keep those DAGs small. Off by
         default.
     :param webhook: The API calls when the music task is done (docs/webhooks.md): a deferred sensor ends
-        within a second of it, and looks every 5 minutes only. Default: as the connection says. Say ``False``
+        within a second of it, and polls every 5 minutes only. Default: as the connection says. Say ``False``
         for music tasks that were bought without a webhook.
     :param prompt_id: The prompt table's row that this belongs to, for labels and logs (templated).
     :raises ValueError: ``worker_free`` with a template as ``music_task_id``: pass an id or a task's output.

@@ -11,13 +11,13 @@ from musicapi_provider import exceptions
 from musicapi_provider.exceptions import MusicAPIError, MusicAPITriggerEventError
 from musicapi_provider.waiting.wait import Wait, doubts_from
 
-#: The closed set of event statuses: worth looking at, out of time, refused (``error`` names the class); and
+#: The closed set of event statuses: worth polling, out of time, refused (``error`` names the class); and
 #: the event that says "a worker must begin this wait".
 STATUSES = frozenset({"finished", "timeout", "error"})
 BEGIN = {"status": "begin"}
 #: Seconds for which a trigger keeps still, whatever the poll interval. If it fires before the scheduler has
 #: handled the end of the task's first phase, Airflow 3.3 fails the task (``airflow-notes.md``, the race):
-#: with looks after 2 s, 2 of 9 sensors failed on a busy machine.
+#: with polls after 2 s, 2 of 9 sensors failed on a busy machine.
 FIRST_POLL_OF_TRIGGER = 5.0
 
 

@@ -39,7 +39,7 @@ class MusicAPITaskTrigger(BaseTrigger):
     """
     Yield one event when all music tasks are final, when time is over, or when the API refuses to tell.
 
-    The event is small and a hint only: whoever resumes looks at the music tasks once more, so that every
+    The event is small and a hint only: whoever resumes polls the music tasks once more, so that every
     mode judges by the same code and URLs are fresh. It carries neither key nor tracks. With ``ends_here``
     success needs nobody to resume: the result goes to XCom and the task is done.
 
@@ -54,7 +54,7 @@ class MusicAPITaskTrigger(BaseTrigger):
     :param first_poll_time: Epoch seconds before which nothing is polled and no event is yielded: an early
         event meets Airflow's deferral race (``airflow-notes.md``).
     :param poll_interval: Seconds between polls; ``None``: the connection's, else adaptive.
-    :param doubts: Since when an id's answers are doubtful, from earlier looks.
+    :param doubts: Since when an id's answers are doubtful, from earlier polls.
     :param source: The upstream task whose XCom holds the ids, when no worker has read it.
     :param ends_here: End the task here when it succeeds.
     :param fail_on_partial: As the sensor's.
@@ -165,7 +165,7 @@ class MusicAPITaskTrigger(BaseTrigger):
             tracks = wait.tracks(fail_on_partial=self.fail_on_partial) or []
             result = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
             await worker_free.push_result(result, self.task_instance)
-        except Exception as error:  # noqa: BLE001 - a worker looks again, and says it as workers do
+        except Exception as error:  # noqa: BLE001 - a worker polls again, and says it as workers do
             self.log.warning("This wait ends on a worker: %s", error)
             return False
         return True

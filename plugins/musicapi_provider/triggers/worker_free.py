@@ -1,7 +1,7 @@
 """
 Waiting that never touches a worker: what the triggerer does then in a worker's place.
 
-A task instance can start in the triggerer (no worker has looked or rendered anything) and end there (no
+A task instance can start in the triggerer (no worker has polled or rendered anything) and end there (no
 worker hands over the result). Whatever goes wrong is handed to a worker, so failures mean the same in every
 mode.
 """

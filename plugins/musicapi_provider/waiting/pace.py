@@ -1,5 +1,5 @@
 """
-When the next request may leave: a steady pace for looks and for creates, and one pause for all.
+When the next request may leave: a steady pace for polls and for creates, and one pause for all.
 """
 
 from __future__ import annotations

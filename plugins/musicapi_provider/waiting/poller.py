@@ -1,7 +1,7 @@
 """
 Wait for thousands of music tasks with one session, one pace and one pause.
 
-All waiters of one connection in one event loop share a :class:`Poller`: a heap of due looks, and as many
+All waiters of one connection in one event loop share a :class:`Poller`: a heap of due polls, and as many
 worker coroutines as there are connections. A waiter with nothing to do costs a future and a heap entry.
 No Airflow in here.
 """
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 #: Errors that every waiter of the connection would meet; any other is of the music task that met it.
 OF_THE_ACCOUNT = (MusicAPIAuthError, MusicAPICreditsError, MusicAPIConfigurationError)
-#: Seconds after which a waiter looks at the wall clock again: it may jump, and machines sleep.
+#: Seconds after which a waiter reads the wall clock again: it may jump, and machines sleep.
 CLOCK_CHECK = 60.0
 
 
@@ -58,8 +58,8 @@ class _Waiter:
 
 
 @dataclass(slots=True, eq=False)
-class _Look:
-    """The next look at one music task; a heap orders looks by due time."""
+class _Poll:
+    """The next poll of one music task; a heap orders polls by due time."""
 
     id: str
     waiter: _Waiter
@@ -68,13 +68,13 @@ class _Look:
     #: Age in seconds at which it was last seen running; 0: never.
     seen: float = 0.0
 
-    def __lt__(self, other: _Look) -> bool:
+    def __lt__(self, other: _Poll) -> bool:
         return self.due < other.due
 
 
 class Poller:
     """
-    Look at the music tasks of all waiters, each when its time has come.
+    Poll the music tasks of all waiters, each when its time has come.
 
     :param client: One session for all; it is closed with the poller.
     :param experience: What finished music tasks have taught so far; it goes on learning here.
@@ -82,13 +82,13 @@ class Poller:
 
     def __init__(self, client: MusicAPIAsyncClient, *, experience: Experience | None = None) -> None:
         self.client = client
-        self.pace = Pace(client.settings.polls_per_second, "looks at music tasks")
+        self.pace = Pace(client.settings.polls_per_second, "polls of music tasks")
         self.experience = experience or Experience()
         #: Why every waiter was ended; the poller is of no use any more.
         self.failure: MusicAPIError | None = None
         self._loop = asyncio.get_running_loop()
         self._waiters: set[_Waiter] = set()
-        self._queue: list[_Look] = []
+        self._queue: list[_Poll] = []
         self._sooner = asyncio.Event()
         self._turnstile = asyncio.Lock()
         self._workers: list[asyncio.Task[None]] = []
@@ -104,13 +104,13 @@ class Poller:
         """
         Wait until every music task is final, or until the time is over.
 
-        Waiting comes before looking, because the caller has just looked (else ``at_once``); and nothing is
-        looked at when the time is over, because the caller looks once more then.
+        Waiting comes before polling, because the caller has just polled (else ``at_once``); and nothing is
+        polled when the time is over, because the caller polls once more then.
 
         :param wait: It learns the verdicts. Cancelling ends the wait at once.
         :param poll_interval: Seconds between polls; ``None``: the connection's, else adaptive.
-        :param first_poll: Epoch seconds before which nothing is looked at.
-        :param at_once: Nobody has looked yet: look as soon as the pace allows.
+        :param first_poll: Epoch seconds before which nothing is polled.
+        :param at_once: Nobody has polled yet: poll as soon as the pace allows.
         :raises MusicAPIError: What concerns the account, such as a revoked key, or a poller that broke down.
         """
         if self.failure:
@@ -125,12 +125,12 @@ class Poller:
         try:
             for id_ in pending:
                 delay = 0.0 if at_once else self._delay(waiter)
-                self._push(_Look(id_, waiter), max(delay, first_poll - time.time()))
+                self._push(_Poll(id_, waiter), max(delay, first_poll - time.time()))
             self._start()
             return await self._follow(waiter)
         finally:
             self._waiters.discard(waiter)
-            waiter.outcome.cancel()  # looks of a waiter with an outcome are dropped from the queue
+            waiter.outcome.cancel()  # polls of a waiter with an outcome are dropped from the queue
 
     async def close(self) -> None:
         """End the workers and close the session; waiters that are left get an error."""
@@ -157,7 +157,7 @@ class Poller:
         return "finished"
 
     def _seconds_to_look(self, waiter: _Waiter) -> float:
-        due = min((look.due for look in self._queue if look.waiter is waiter), default=0.0)
+        due = min((poll.due for poll in self._queue if poll.waiter is waiter), default=0.0)
         return max(max(due, self.pace.next_at) - self._loop.time(), 0.0)
 
     # -- the workers' side -----------------------------------------------------------------------------------
@@ -173,14 +173,14 @@ class Poller:
     async def _work(self) -> None:
         while True:
             async with self._turnstile:
-                look = await self._next()
+                poll = await self._next()
             try:
-                await self._look(look)
+                await self._poll(poll)
             except Exception as error:  # noqa: BLE001 - whatever one answer does, other waiters go on
-                look.waiter.fail(_broken(error))
+                poll.waiter.fail(_broken(error))
 
-    async def _next(self) -> _Look:
-        """Return the next look when it is due, the pace allows it, and somebody still waits for it."""
+    async def _next(self) -> _Poll:
+        """Return the next poll when it is due, the pace allows it, and somebody still waits for it."""
         while True:
             self._sooner.clear()
             while self._queue and self._queue[0].waiter.outcome.done():
@@ -195,33 +195,33 @@ class Poller:
                 async with asyncio.timeout(pause):
                     await self._sooner.wait()
 
-    async def _look(self, look: _Look) -> None:
-        waiter, wait = look.waiter, look.waiter.wait
+    async def _poll(self, poll: _Poll) -> None:
+        waiter, wait = poll.waiter, poll.waiter.wait
         answer: MusicTask | MusicAPIError
         try:
-            answer = await self.client.get_task(look.id, retry=False)
+            answer = await self.client.get_task(poll.id, retry=False)
         except MusicAPIError as error:
             answer = error
         self.pace.heed(answer, self._loop.time())
         if waiter.outcome.done():
             return
         try:
-            wait.learn(look.id, answer, allow_http=self.client.settings.allow_http_audio)
+            wait.learn(poll.id, answer, allow_http=self.client.settings.allow_http_audio)
         except OF_THE_ACCOUNT as error:
             self._end(error)
         except MusicAPIError as error:
             waiter.fail(error)
         else:
-            if wait.verdicts[look.id].is_final:
-                self._finish(look)
+            if wait.verdicts[poll.id].is_final:
+                self._finish(poll)
             else:
-                look.seen = look.seen if isinstance(answer, MusicAPIError) else wait.age
-                self._push(look, self._delay(waiter))
+                poll.seen = poll.seen if isinstance(answer, MusicAPIError) else wait.age
+                self._push(poll, self._delay(waiter))
 
-    def _finish(self, look: _Look) -> None:
-        waiter, state = look.waiter, look.waiter.wait.verdicts[look.id].state
+    def _finish(self, poll: _Poll) -> None:
+        waiter, state = poll.waiter, poll.waiter.wait.verdicts[poll.id].state
         if state is not State.FAILED:  # failures come early or very late
-            self.experience.finished(look.seen, waiter.wait.age)
+            self.experience.finished(poll.seen, waiter.wait.age)
         waiter.left -= 1
         if not waiter.left:
             waiter.outcome.set_result(None)
@@ -231,10 +231,10 @@ class Poller:
         delay = next_delay(waiter.wait.age, poll_interval=interval, expectation=expectation)
         return max(delay, MIN_PAUSE)
 
-    def _push(self, look: _Look, delay: float) -> None:
-        look.due = self._loop.time() + delay
-        heapq.heappush(self._queue, look)
-        if self._queue[0] is look:
+    def _push(self, poll: _Poll, delay: float) -> None:
+        poll.due = self._loop.time() + delay
+        heapq.heappush(self._queue, poll)
+        if self._queue[0] is poll:
             self._sooner.set()
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
@@ -256,7 +256,7 @@ def _broken(error: BaseException) -> MusicAPIError:
     failure = MusicAPIError(
         f"The shared poller failed ({type(error).__name__}: {error}).",
         spent=Spent.NO_EFFECT,
-        next_step="clear the task: it looks at the music task again, nothing is bought by that.",
+        next_step="clear the task: it polls the music task again, nothing is bought by that.",
     )
     failure.__cause__ = error
     return failure

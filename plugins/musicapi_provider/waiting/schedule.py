@@ -1,8 +1,8 @@
 """
-When to look at a music task next. Pure: the caller gives the age, the chance and the clock.
+When to poll a music task next. Pure: the caller gives the age, the chance and the clock.
 
-Nobody knows when a music task finishes, so looks are spread by how likely it is to finish now. Let ``h`` be
-the hazard: the chance a second that a task which still runs finishes. Looks at the rate ``r(age)`` cost
+Nobody knows when a music task finishes, so polls are spread by how likely it is to finish now. Let ``h`` be
+the hazard: the chance a second that a task which still runs finishes. Polls at the rate ``r(age)`` cost
 ``r`` requests a second and find the end ``1 / 2r`` late; requests times their price plus delay is least where
 ``r = sqrt(h / (2 * price))``. So: nothing while nothing can be done, dense around the expected end, sparse
 after it.
@@ -26,7 +26,7 @@ MEDIAN, SPREAD = 75.0, 0.35
 #: 2.5 s late on average, as with the vendor's loop of 5 s, with about half of its requests.
 PRICE = 0.265
 
-#: Bounds of the seconds between looks. An old task gets looks no closer than 3 per cent of its age: a
+#: Bounds of the seconds between polls. An old task gets polls no closer than 3 per cent of its age: a
 #: task that takes five minutes may be noticed 5 s late, and one that hangs must not cost like a busy one.
 CLOSEST, WIDEST, SHARE_OF_AGE = 1.0, 60.0, 0.03
 
@@ -81,10 +81,10 @@ def next_delay(
     chance: float | None = None,
 ) -> float:
     """
-    Return the seconds to wait before the next look.
+    Return the seconds to wait before the next poll.
 
     :param age: Seconds since the waiting began.
-    :param poll_interval: Seconds between looks as the user fixed them; overrides everything.
+    :param poll_interval: Seconds between polls as the user fixed them; overrides everything.
     :param expectation: When music tasks finish.
     :param chance: 0 to 1, for tests; default random.
     """
@@ -92,33 +92,33 @@ def next_delay(
         return poll_interval
     luck = random.random() if chance is None else chance  # noqa: S311 - jitter, not a secret
     step = 1 - JITTER + 2 * JITTER * luck
-    looks, age = timetable(expectation), max(age, 0.0)  # a wall clock can be set back
-    if age >= looks[-2]:
-        return step * min(max(looks[-1] - looks[-2], SHARE_OF_AGE * age), WIDEST)
-    # Who comes between two looks of the timetable goes on in between the next two.
-    index = bisect_right(looks, age) - 1
-    place = index + (age - looks[index]) / (looks[index + 1] - looks[index]) + step
-    index = min(int(place), len(looks) - 2)
-    return max(looks[index] + (place - index) * (looks[index + 1] - looks[index]) - age, CLOSEST)
+    polls, age = timetable(expectation), max(age, 0.0)  # a wall clock can be set back
+    if age >= polls[-2]:
+        return step * min(max(polls[-1] - polls[-2], SHARE_OF_AGE * age), WIDEST)
+    # Who comes between two polls of the timetable goes on in between the next two.
+    index = bisect_right(polls, age) - 1
+    place = index + (age - polls[index]) / (polls[index + 1] - polls[index]) + step
+    index = min(int(place), len(polls) - 2)
+    return max(polls[index] + (place - index) * (polls[index + 1] - polls[index]) - age, CLOSEST)
 
 
 @lru_cache(maxsize=256)
 def timetable(expectation: Expectation) -> tuple[float, ...]:
     """
-    Return the ages, in seconds and from 0 on, at which a music task is looked at.
+    Return the ages, in seconds and from 0 on, at which a music task is polled.
 
-    The integral of the best rate grows by one from look to look. The last gap is the one to go on with.
+    The integral of the best rate grows by one from poll to poll. The last gap is the one to go on with.
     """
     tick = expectation.median / 200  # fine enough: half as much moves no figure of the benchmark
-    looks, since, age, gap = [0.0], 0.0, tick / 2, 0.0
+    polls, since, age, gap = [0.0], 0.0, tick / 2, 0.0
     while gap < WIDEST and age < 4 * expectation.median:  # from there on the share of the age rules
         since += tick * math.sqrt(expectation.hazard(age) / (2 * PRICE))
-        gap = age - looks[-1] if age > expectation.median else 0.0
-        if (since >= 1 and age - looks[-1] >= max(CLOSEST, SHARE_OF_AGE * age)) or gap >= WIDEST:
-            looks.append(age)
+        gap = age - polls[-1] if age > expectation.median else 0.0
+        if (since >= 1 and age - polls[-1] >= max(CLOSEST, SHARE_OF_AGE * age)) or gap >= WIDEST:
+            polls.append(age)
             since = 0.0
         age += tick
-    return tuple(looks)
+    return tuple(polls)
 
 
 @dataclass(slots=True)
@@ -138,10 +138,10 @@ class Experience:
 
     def finished(self, after: float, by: float, *, now: float | None = None) -> None:
         """
-        Learn that a music task finished between two looks.
+        Learn that a music task finished between two polls.
 
-        :param after: Its age in seconds at the last look that found it running; 0 if there was none.
-        :param by: Its age at the look that found it finished.
+        :param after: Its age in seconds at the last poll that found it running; 0 if there was none.
+        :param by: Its age at the poll that found it finished.
         :param now: Monotonic seconds, for tests.
         """
         if not 0 <= after < by:  # a wall clock that was set back
@@ -189,7 +189,7 @@ def _score_between(low: float, high: float) -> float:
     """
     Return where a standard normal number lies on average, given that it lies between two others.
 
-    Not the middle: that a first look finds a task finished says little about how long ago it did.
+    Not the middle: that a first poll finds a task finished says little about how long ago it did.
     """
     mass = _NORMAL.cdf(high) - _NORMAL.cdf(low)
     if mass < 1e-9:  # far outside: the bound that is nearer to what was expected

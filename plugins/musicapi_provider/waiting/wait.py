@@ -69,7 +69,7 @@ class Wait:
 
     def __post_init__(self) -> None:
         for id_ in self.music_task_ids:
-            self.verdicts.setdefault(id_, Verdict(State.RUNNING, "not looked at yet"))
+            self.verdicts.setdefault(id_, Verdict(State.RUNNING, "not polled yet"))
 
     @property
     def pending(self) -> list[str]:
@@ -155,7 +155,7 @@ class Wait:
         told = age - max(next_poll, 1.0) if self._told is None else self._told
         changed = self._told is not None and not self._changes and line != self._said
         if changed or told < _line_before(age):
-            when = f", next look in {next_poll:.0f} s" if math.isfinite(next_poll) else ""
+            when = f", next poll in {next_poll:.0f} s" if math.isfinite(next_poll) else ""
             log.info("%s%s", line, when)
             self._changes += changed
             self._said = line
@@ -180,7 +180,7 @@ class Wait:
         pending = self.pending
         return MusicAPIDeadlineError(
             f"After {self.timeout:g} s still running: {', '.join(pending)} "
-            f"(last look: {self.verdicts[pending[0]].reason}).",
+            f"(last poll: {self.verdicts[pending[0]].reason}).",
             music_task_id=pending[0] if len(pending) == 1 else None,
         )
 

@@ -7,6 +7,6 @@ The API calls back when a music task is done, and the waiting task is woken.
 * ``notices``: what waiting tasks are told, the implementation of ``waiting.notices``
 * ``triggers``: waits for the callback about a lost answer
 * ``receiver``: the FastAPI app on the API server
-* ``wake``: what a callback does: settle a purchase, look at the API once, end or resume who waits
+* ``wake``: what a callback does: settle a purchase, poll once, end or resume who waits
 * ``airflow_tables``: all that this needs of Airflow's tables, the only place that an upgrade can break
 """

@@ -1,8 +1,8 @@
 """
-What a callback does: note it, settle its purchase, look at the API once, end or resume who waits.
+What a callback does: note it, settle its purchase, poll once, end or resume who waits.
 
 A callback is a hint: the truth is read from the API. What is lost on the way costs minutes, not the track:
-the trigger still looks by itself, rarely.
+the trigger still polls by itself, rarely.
 """
 
 from __future__ import annotations
@@ -113,16 +113,16 @@ def act(call: Call, hook: MusicAPIBaseHook) -> bool:
     done = _resume_the_asking(call)
     if not call.is_final:
         return done
-    looks = _Looks(hook.client)
+    polls = _Polls(hook.client)
     with tables.transaction() as session:
         places = {call.place, *tables.waiting_for(session, call.music_task_id)}
         found = [tables.deferred(session, place) for place in places]
         done = done and not any(tables.is_on_its_way(session, place) for place in places)
         wants_asset = tables.is_followed(session, COMPLETED_TRACKS)
     waits = [one for one in found if one and one.trigger == tables.TASK_TRIGGER]
-    results = [_finish(waiting, call, looks) for waiting in waits]
+    results = [_finish(waiting, call, polls) for waiting in waits]
     if wants_asset:
-        results.append(_update_asset(call, looks))
+        results.append(_update_asset(call, polls))
     done = done and all(results)
     if done:
         _note_done(call)
@@ -145,8 +145,8 @@ def _may_resume(waiting: Waiting) -> bool:
     return (datetime.now(UTC) - waiting.since).total_seconds() > FIRST_POLL_OF_TRIGGER
 
 
-class _Looks:
-    """Looks at music tasks, each once."""
+class _Polls:
+    """Polls of music tasks, each once."""
 
     def __init__(self, client: MusicAPIClient) -> None:
         self._client = client
@@ -163,7 +163,7 @@ class _Looks:
         return self._answers[music_task_id]
 
 
-def _finish(waiting: Waiting, call: Call, looks: _Looks) -> bool:
+def _finish(waiting: Waiting, call: Call, polls: _Polls) -> bool:
     """End a wait, or let a worker end it, when all that it waits for is done."""
     arguments = waiting.arguments
     with tables.transaction() as session:
@@ -177,9 +177,9 @@ def _finish(waiting: Waiting, call: Call, looks: _Looks) -> bool:
     wait = Wait(ids, float(arguments["timeout"]), begun, doubts_from(arguments.get("doubts")), quiet=True)
     try:
         for id_ in wait.pending:
-            wait.learn(id_, looks.at(id_), allow_http=looks.allow_http)
+            wait.learn(id_, polls.at(id_), allow_http=polls.allow_http)
     except MusicAPIError as error:
-        log.warning("Music task %s cannot be looked at: %s", call.music_task_id, error)
+        log.warning("Music task %s cannot be polled: %s", call.music_task_id, error)
         return False
     if wait.pending:
         return False
@@ -192,7 +192,7 @@ def _end(waiting: Waiting, wait: Wait) -> bool:
     try:
         tracks = wait.tracks(fail_on_partial=bool(arguments.get("fail_on_partial"))) or []
     except MusicAPIError:
-        return _resume(waiting, wait)  # a worker looks again, and says it as workers do
+        return _resume(waiting, wait)  # a worker polls again, and says it as workers do
     result = [track.as_dict(include_lyrics=bool(arguments.get("include_lyrics"))) for track in tracks]
     xcom = {"return_value": result, **media_links(result)}
     with tables.transaction() as session:
@@ -212,9 +212,9 @@ def _resume(waiting: Waiting, wait: Wait) -> bool:
 
 
 @tables.again
-def _update_asset(call: Call, looks: _Looks) -> bool:
+def _update_asset(call: Call, polls: _Polls) -> bool:
     """Tell of completed tracks, once."""
-    tracks = _tracks(looks.at(call.music_task_id), allow_http=looks.allow_http)
+    tracks = _tracks(polls.at(call.music_task_id), allow_http=polls.allow_http)
     if not tracks:
         return tracks is not None
     about = {"music_task_id": call.music_task_id, "musicapi_conn_id": call.conn_id, **call.place._asdict()}

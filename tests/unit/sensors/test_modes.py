@@ -115,7 +115,7 @@ CASES = {
     "deadline of one": Case(
         ("a harp", "simulate:running"),
         error=AirflowSensorTimeout,
-        words=("After 0.3 s still running: ID (last look: 2 of 2 clips are running)",),
+        words=("After 0.3 s still running: ID (last poll: 2 of 2 clips are running)",),
         changes={"timeout": 0.3},
     ),
     "transient errors": succeeds("a harp", setting="read-500 read-429 read-drop"),
@@ -146,12 +146,12 @@ FLAGS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class RevokedKey(Armed):
-    """Refuse the key from the second look on."""
+    """Refuse the key from the second poll on."""
 
     let_pass: int = 1
 
     def fires(self, stage: Stage, text: str) -> bool:
-        """Say whether this look is refused."""
+        """Say whether this poll is refused."""
         if stage is not self.scenario.stage:
             return False
         self.let_pass -= 1

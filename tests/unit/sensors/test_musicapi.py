@@ -155,7 +155,7 @@ def test_odd_answers_on_the_way_are_waited_out(
 
 
 def test_finished_task_does_not_defer(simulator: SimulatorServer, context: dict[str, Any]) -> None:
-    """It looks once before it defers: an early event would meet Airflow's race."""
+    """It polls once before it defers: an early event would meet Airflow's race."""
     music_task_id = book(simulator)
     simulator.state.finish(music_task_id)
     tracks = sensor_for(music_task_id, "deferrable").execute(context)
@@ -167,7 +167,7 @@ def test_finished_task_does_not_defer(simulator: SimulatorServer, context: dict[
 def test_running_task_defers_with_the_right_trigger(
     simulator: SimulatorServer, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trigger keeps the deadline, Airflow gets none; its first look comes late; it holds no key."""
+    """The trigger keeps the deadline, Airflow gets none; its first poll comes late; it holds no key."""
     monkeypatch.setattr(control_flow, "FIRST_POLL_OF_TRIGGER", 5.0)
     music_task_id = book(simulator)
     now = time.time()
@@ -208,7 +208,7 @@ def test_final_tasks_are_not_asked_for_again(simulator: SimulatorServer, context
 
 
 def test_reschedule_mode_frees_the_slot(simulator: SimulatorServer, context: dict[str, Any]) -> None:
-    """A running task is looked at once a phase."""
+    """A running task is polled once a phase."""
     music_task_id = book(simulator)
     with pytest.raises(AirflowRescheduleException):
         sensor_for(music_task_id, "reschedule").execute(context)
@@ -231,7 +231,7 @@ def test_waiting_buys_nothing(simulator: SimulatorServer, context: dict[str, Any
 def test_any_known_event_makes_it_look_again(
     status: str, simulator: SimulatorServer, context: dict[str, Any]
 ) -> None:
-    """The event is a hint: what counts is the look."""
+    """The event is a hint: what counts is the poll."""
     music_task_id = book(simulator)
     simulator.state.finish(music_task_id)
     event = {"status": status, "music_task_ids": [music_task_id], "started": time.time()}

@@ -91,13 +91,13 @@ async def test_finished_tasks_make_one_event(simulator: SimulatorServer) -> None
     events = await events_of(trigger)
 
     assert events == [{"status": "finished", "music_task_ids": ids, "started": trigger.started, "doubts": {}}]
-    assert simulator.state.requests[GET_TASK] == 6  # three looks at each; final ones are not asked for again
+    assert simulator.state.requests[GET_TASK] == 6  # three polls of each; final ones are not asked for again
 
 
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize("name", ["failed", "all-failed", "partial"])
 async def test_failed_tasks_are_finished_too(name: str, simulator: SimulatorServer) -> None:
-    """Whoever resumes looks again and judges; the event is only a hint."""
+    """Whoever resumes polls again and judges; the event is only a hint."""
     simulator.state.scenario(name)
     events = await events_of(trigger_for(book(simulator)))
 
@@ -228,7 +228,7 @@ async def test_own_poll_interval_beats_the_connections(
     events = await events_of(trigger_for(music_task_id, timeout=0.2, poll_interval=30.0))
 
     assert [event["status"] for event in events] == ["timeout"]
-    assert simulator.state.requests[GET_TASK] == 0  # whoever resumes looks
+    assert simulator.state.requests[GET_TASK] == 0  # whoever resumes polls
 
 
 @pytest.mark.usefixtures("connection")
@@ -428,7 +428,7 @@ async def test_unreachable_xcom_is_left_to_a_worker(
 async def test_other_ends_are_left_to_a_worker(
     way: str, simulator: SimulatorServer, triggerer_xcoms: TriggererXComs
 ) -> None:
-    """A failure, a result that cannot be left, nobody to leave it for: a worker looks and decides."""
+    """A failure, a result that cannot be left, nobody to leave it for: a worker polls and decides."""
     if way in ("failed", "partial"):
         simulator.state.scenario(way)
     if way == "xcom":

@@ -103,7 +103,7 @@ def test_serialize_round_trip_and_no_key(simulator: SimulatorServer) -> None:
 async def test_fires_when_enough_are_final(
     book: Callable[..., list[str]], simulator: SimulatorServer, enough: int
 ) -> None:
-    """One event, with the ids that are worth a look; failed ones are, too."""
+    """One event, with the ids that are worth a poll; failed ones are, too."""
     ids = book("running", "failed", None, None)
     event = await event_of(trigger_for(ids, enough=enough))
 
@@ -138,7 +138,7 @@ async def test_nothing_is_collected_while_nothing_is_final(
 
 
 async def test_out_of_time_counts_as_finished(book: Callable[..., list[str]]) -> None:
-    """Whoever resumes looks once more and says so; each has a deadline of its own."""
+    """Whoever resumes polls once more and says so; each has a deadline of its own."""
     ids = book("running", "running")
     now = time.time()
     waits = {ids[0]: (now, 0.2), ids[1]: (now, 60.0)}
@@ -150,7 +150,7 @@ async def test_out_of_time_counts_as_finished(book: Callable[..., list[str]]) ->
 async def test_all_out_of_time_before_it_begins(
     book: Callable[..., list[str]], simulator: SimulatorServer
 ) -> None:
-    """A triggerer that was away for long asks nobody: a worker looks."""
+    """A triggerer that was away for long asks nobody: a worker polls."""
     ids = book(None, None)
     event = await event_of(trigger_for(ids, waits={id_: (time.time() - 100, 10.0) for id_ in ids}))
 
@@ -219,7 +219,7 @@ async def test_connection_is_read_again_while_the_api_server_is_away(
 async def test_first_poll_time_is_kept(
     book: Callable[..., list[str]], simulator: SimulatorServer, key: str
 ) -> None:
-    """Nothing is looked at and no event comes before it, also no error: Airflow's deferral race."""
+    """Nothing is polled and no event comes before it, also no error: Airflow's deferral race."""
     simulator.state.configure(job_rule="at-once", api_key=key)
     first_poll = time.time() + 0.4
     running = asyncio.create_task(event_of(trigger_for(book(None), first_poll_time=first_poll)))

@@ -28,7 +28,7 @@ def refusal(retry_after: float | None = None) -> MusicAPIThrottledError:
 
 def test_looks_are_a_moment_apart() -> None:
     """Ten a second are a tenth of a second apart; there is no credit for idle times."""
-    pace = Pace(10.0, "looks at music tasks")
+    pace = Pace(10.0, "polls of music tasks")
     pace.take(100.0)
 
     assert pace.next_at == pytest.approx(100.1)
@@ -44,7 +44,7 @@ def test_looks_are_a_moment_apart() -> None:
 )
 def test_pause_is_what_the_server_asked_for(asked: float, least: float) -> None:
     """Never less, and a little more by chance: other processes come back at the same time."""
-    pace = Pace(10.0, "looks at music tasks")
+    pace = Pace(10.0, "polls of music tasks")
     pace.heed(refusal(asked), 100.0)
 
     assert 100.0 + least <= pace.next_at <= 100.0 + 1.1 * least
@@ -52,7 +52,7 @@ def test_pause_is_what_the_server_asked_for(asked: float, least: float) -> None:
 
 def test_pauses_grow_when_nobody_says_how_long() -> None:
     """Doubled each time up to a minute; answers to requests that were under way do not count."""
-    pace, now, pauses = Pace(10.0, "looks at music tasks"), 0.0, []
+    pace, now, pauses = Pace(10.0, "polls of music tasks"), 0.0, []
     for _ in range(9):
         for _ in range(3):
             pace.heed(refusal(), now)
@@ -74,7 +74,7 @@ def test_pauses_grow_when_nobody_says_how_long() -> None:
 )
 def test_refusals_slow_the_pace_and_answers_bring_it_back(error: MusicAPIError) -> None:
     """A server with a lower limit is not met at full speed after each pause; the floor keeps it going."""
-    pace, now = Pace(10.0, "looks at music tasks"), 0.0
+    pace, now = Pace(10.0, "polls of music tasks"), 0.0
     for _ in range(20):
         pace.heed(error, now)
         now = pace.next_at
@@ -92,10 +92,10 @@ def test_constants_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recovery", "answers"), [pytest.param(0.01, 50, id="looks"), pytest.param(0.25, 2, id="creates")]
+    ("recovery", "answers"), [pytest.param(0.01, 50, id="polls"), pytest.param(0.25, 2, id="creates")]
 )
 def test_recovery_is_its_own(recovery: float, answers: int) -> None:
-    """Looks are many and come back slowly; creates are few, and a quarter each is slow enough."""
+    """Polls are many and come back slowly; creates are few, and a quarter each is slow enough."""
     pace = Pace(1.0, "creates", recovery=recovery)
     pace.heed(refusal(0.0), 100.0)
     for _ in range(answers - 1):
@@ -134,7 +134,7 @@ def test_pace_without_end_knows_pauses_all_the_same() -> None:
 
 def test_shorter_pause_does_not_cut_a_longer_one() -> None:
     """Another request's answer, that left before the pause."""
-    pace = Pace(10.0, "looks")
+    pace = Pace(10.0, "polls")
     pace.heed(refusal(60.0), 100.0)
     pace.heed(refusal(1.0), 101.0)
 

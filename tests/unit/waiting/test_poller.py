@@ -82,7 +82,7 @@ def buy(simulator: SimulatorServer) -> Callable[..., str]:
 
 
 def reads(simulator: SimulatorServer) -> int:
-    """Return the number of looks that the API has answered."""
+    """Return the number of polls that the API has answered."""
     return simulator.state.requests[READ]
 
 
@@ -105,7 +105,7 @@ async def all_of(*waits: Any) -> list[Any]:
 async def test_many_ids_in_one_wait(
     poller: Poller, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
-    """Each id is looked at until it is final, and not once more."""
+    """Each id is polled until it is final, and not once more."""
     ids = [buy(), buy("failed"), buy("partial"), buy(finished=True), buy("not-found-at-first")]
     wait = Wait(ids, 60.0)
 
@@ -119,7 +119,7 @@ async def test_many_ids_in_one_wait(
 async def test_what_is_final_is_not_asked_for(
     poller: Poller, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
-    """A wait that is over needs no look, and no worker."""
+    """A wait that is over needs no poll, and no worker."""
     wait = Wait([buy(finished=True)], 60.0)
     first, second = await poller.wait(wait), await poller.wait(wait)
 
@@ -131,7 +131,7 @@ async def test_what_is_final_is_not_asked_for(
 async def test_waiters_end_each_at_their_own_deadline(
     poller: Poller, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
-    """One runs out of time while another goes on; the first one's looks end with it."""
+    """One runs out of time while another goes on; the first one's polls end with it."""
     impatient, patient = Wait([buy("running")], 0.05), Wait([buy("running")], 60.0)
     other = asyncio.create_task(poller.wait(patient))
     result = await poller.wait(impatient)
@@ -151,7 +151,7 @@ async def test_deadline_is_of_the_wall_clock(poller: Poller, buy: Callable[..., 
 async def test_first_poll_can_be_put_off(
     poller: Poller, simulator: SimulatorServer, buy: Callable[..., str], stopwatch: Callable[[], float]
 ) -> None:
-    """Nothing is looked at before the time that the caller names."""
+    """Nothing is polled before the time that the caller names."""
     await poller.wait(Wait([buy(finished=True)], 60.0), first_poll=time.time() + 0.1)
 
     assert stopwatch() >= 0.1
@@ -161,7 +161,7 @@ async def test_first_poll_can_be_put_off(
 async def test_own_interval_goes_before_the_connections(
     poller: Poller, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
-    """An hour between looks: none before the deadline."""
+    """An hour between polls: none before the deadline."""
     assert await poller.wait(Wait([buy()], 0.05), poll_interval=3600.0) == "timeout"
     assert reads(simulator) == 0
 
@@ -169,7 +169,7 @@ async def test_own_interval_goes_before_the_connections(
 async def test_without_an_interval_the_schedule_decides(
     settings: ClientSettings, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
-    """The first look comes late."""
+    """The first poll comes late."""
     async with MusicAPIAsyncClient(replace(settings, poll_interval=None)) as client:
         assert await Poller(client).wait(Wait([buy()], 0.05)) == "timeout"
     assert reads(simulator) == 0
@@ -245,7 +245,7 @@ async def test_two_hundred_waiters_share_a_few_connections(
     buy: Callable[..., str],
     unclosed_sessions: list[str],
 ) -> None:
-    """One client, at most ten connections, no look too many, and all closed in the end."""
+    """One client, at most ten connections, no poll too many, and all closed in the end."""
     clients: list[MusicAPIAsyncClient] = []
 
     async def make_client() -> MusicAPIAsyncClient:
@@ -271,7 +271,7 @@ async def test_two_hundred_waiters_share_a_few_connections(
 async def test_pause_that_the_server_asks_for_holds_for_all(
     poller: Poller, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
-    """Nobody looks before the pause ends, and afterwards looks come one by one."""
+    """Nobody polls before the pause ends, and afterwards polls come one by one."""
     simulator.state.retry_after = 0.2
     simulator.state.scenario("read-429", times=1)
     waits = [asyncio.create_task(poller.wait(Wait([buy(finished=True)], 60.0))) for _ in range(30)]
@@ -303,18 +303,18 @@ async def test_pace_holds_for_all_waiters(
     buy: Callable[..., str],
     stopwatch: Callable[[], float],
 ) -> None:
-    """Fifty waiters make no more looks than one might."""
+    """Fifty waiters make no more polls than one might."""
     async with MusicAPIAsyncClient(replace(settings, polls_per_second=50.0)) as client:
         poller = Poller(client)
         waits = [asyncio.create_task(poller.wait(Wait([buy("running")], 60.0))) for _ in range(50)]
         await until(lambda: reads(simulator) >= 5)
-        looks, seconds = reads(simulator), stopwatch()
+        polls, seconds = reads(simulator), stopwatch()
         for wait in waits:
             wait.cancel()
         await all_of(*waits)
         await poller.close()
 
-    assert looks <= 1 + 50 * seconds
+    assert polls <= 1 + 50 * seconds
 
 
 async def test_finished_tasks_teach_the_next_waiters(
@@ -333,7 +333,7 @@ async def test_finished_tasks_teach_the_next_waiters(
 
 
 async def test_poller_takes_the_given_experience(settings: ClientSettings, buy: Callable[..., str]) -> None:
-    """An expectation of a few seconds makes the first look early."""
+    """An expectation of a few seconds makes the first poll early."""
     experience = Experience()
     for _ in range(2000):
         experience.finished(4.9, 5.1)
@@ -434,7 +434,7 @@ async def test_crash_of_the_queue_ends_every_waiter(
     async def wait_for(id_: str) -> str:
         async with shared_poller("conn", lambda: _client(settings)) as shared:
             if id_ != "healthy":
-                shared.pace = BrokenPace(10.0, "looks at music tasks")
+                shared.pace = BrokenPace(10.0, "polls of music tasks")
             return await shared.wait(Wait([buy()], 60.0))
 
     broken = [asyncio.create_task(wait_for(f"t{n}")) for n in range(3)]
@@ -460,7 +460,7 @@ async def test_closed_poller_ends_its_waiters(poller: Poller, buy: Callable[...,
 async def test_cancelled_waiter_leaves_at_once(
     poller: Poller, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
-    """Its looks are dropped, although a look is under way; the others go on."""
+    """Its polls are dropped, although a poll is under way; the others go on."""
     simulator.state.scenario("read-slow", times=1)
     gone, stays = Wait([buy("running"), buy("running")], 60.0), Wait([buy()], 60.0)
     leaver = asyncio.create_task(poller.wait(gone))
@@ -607,14 +607,14 @@ async def test_rotated_key_is_noticed(
 async def test_progress_is_told_calmly(
     poller: Poller, buy: Callable[..., str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A few lines, each twice as far from the last, whatever the number of looks."""
+    """A few lines, each twice as far from the last, whatever the number of polls."""
     caplog.set_level(logging.INFO, "musicapi_provider.waiting.wait")
     monkeypatch.setattr(waiting, "FIRST_LINE", 0.03)
     wait = Wait([buy("running"), buy(finished=True), buy("running")], 0.8)
     await poller.wait(wait)
     lines = [record.getMessage() for record in caplog.records]
 
-    assert lines[-1] == "1 of 3 music tasks done, next look in 0 s"
+    assert lines[-1] == "1 of 3 music tasks done, next poll in 0 s"
     assert 2 <= len(lines) <= 6  # at 0.03, 0.06, 0.12, 0.24 and 0.48 s, and the first change
 
 

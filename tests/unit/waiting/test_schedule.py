@@ -1,4 +1,4 @@
-"""When to look next: late first, dense around the expected end, sparse after it; better with experience."""
+"""When to poll next: late first, dense around the expected end, sparse after it; better with experience."""
 
 # ruff: noqa: S311 - simulated chance needs no cryptography
 
@@ -34,21 +34,21 @@ expectations = st.builds(Expectation, st.floats(*MEDIANS), st.floats(*SPREADS))
 
 
 def follow(expectation: Expectation, duration: float, chance: random.Random) -> tuple[int, float, float]:
-    """Return the looks that a music task costs, and its ages at the last two."""
-    looks, before, age = 0, 0.0, 0.0
+    """Return the polls that a music task costs, and its ages at the last two."""
+    polls, before, age = 0, 0.0, 0.0
     while age < duration:
         before, age = age, age + next_delay(age, expectation=expectation, chance=chance.random())
-        looks += 1
-    return looks, before, age
+        polls += 1
+    return polls, before, age
 
 
 def figures(expectation: Expectation, truth: Expectation, tasks: int = 3000) -> tuple[float, float]:
-    """Return looks and delay in seconds per music task, on average, when the truth may be another."""
+    """Return polls and delay in seconds per music task, on average, when the truth may be another."""
     chance = random.Random(1)
     durations = [chance.lognormvariate(math.log(truth.median), truth.spread) for _ in range(tasks)]
     results = [follow(expectation, duration, chance) for duration in durations]
     delays = [age - duration for (_, _, age), duration in zip(results, durations, strict=True)]
-    return mean(looks for looks, _, _ in results), mean(delays)
+    return mean(polls for polls, _, _ in results), mean(delays)
 
 
 def experienced(truth: Expectation, tasks: int = 20) -> Experience:
@@ -78,7 +78,7 @@ def test_delay_is_shortest_around_the_expected_end() -> None:
 
 
 def test_delay_goes_on_from_any_age() -> None:
-    """A wait that comes from another process, or a look that came late, finds its place."""
+    """A wait that comes from another process, or a poll that came late, finds its place."""
     first, second, *_ = timetable(PRIOR)[1:]
     between = (first + second) / 2
 
@@ -93,7 +93,7 @@ def test_users_interval_overrides_everything() -> None:
 
 @given(expectations, st.floats(-1e4, 1e6), st.floats(0, 1))
 def test_delay_is_bounded(expectation: Expectation, age: float, chance: float) -> None:
-    """Whatever is expected, and however old the wait is: no tight loop, and no look that never comes."""
+    """Whatever is expected, and however old the wait is: no tight loop, and no poll that never comes."""
     delay = next_delay(age, expectation=expectation, chance=chance)
     longest = max(WIDEST, 3 * expectation.median)
 
@@ -102,13 +102,13 @@ def test_delay_is_bounded(expectation: Expectation, age: float, chance: float) -
 
 @given(expectations)
 def test_timetable_is_bounded(expectation: Expectation) -> None:
-    """It grows, is short, and never looks closer than the share of the age."""
-    looks = timetable(expectation)
+    """It grows, is short, and never polls closer than the share of the age."""
+    polls = timetable(expectation)
 
-    assert looks[0] == 0.0
-    assert 3 <= len(looks) < 200
+    assert polls[0] == 0.0
+    assert 3 <= len(polls) < 200
     assert all(
-        later - sooner >= max(CLOSEST, SHARE_OF_AGE * later) - 1e-6 for sooner, later in pairwise(looks)
+        later - sooner >= max(CLOSEST, SHARE_OF_AGE * later) - 1e-6 for sooner, later in pairwise(polls)
     )
 
 
@@ -144,14 +144,14 @@ def test_hazard_far_out_is_a_number() -> None:
 
 def test_expected_tasks_cost_half_of_the_vendors_loop() -> None:
     """The guide's loop asks 17.4 times and is 2.5 s late; the least possible at that delay is 9.0."""
-    looks, delay = figures(PRIOR, PRIOR)
+    polls, delay = figures(PRIOR, PRIOR)
 
-    assert looks < 9.6
+    assert polls < 9.6
     assert delay < 2.6
 
 
 @pytest.mark.parametrize(
-    ("truth", "looks", "delay"),
+    ("truth", "polls", "delay"),
     [
         pytest.param(Expectation(30.0), 6.5, 2.5, id="quick"),
         pytest.param(Expectation(150.0), 15.0, 5.0, id="slow"),
@@ -160,11 +160,11 @@ def test_expected_tasks_cost_half_of_the_vendors_loop() -> None:
         pytest.param(Expectation(spread=0.6), 13.0, 4.0, id="different"),
     ],
 )
-def test_twenty_finished_tasks_correct_the_assumption(truth: Expectation, looks: float, delay: float) -> None:
+def test_twenty_finished_tasks_correct_the_assumption(truth: Expectation, polls: float, delay: float) -> None:
     """Both figures come near what knowing the truth would give."""
     results = [figures(experienced(truth, tasks).expectation, truth) for tasks in (20, 25, 30)]
 
-    assert mean(result[0] for result in results) < looks
+    assert mean(result[0] for result in results) < polls
     assert mean(result[1] for result in results) < delay
 
 

@@ -1,4 +1,4 @@
-"""Looking and waiting: what is tolerated, what ends it, and how often the API is asked."""
+"""Polling and waiting: what is tolerated, what ends it, and how often the API is asked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
     from tests.unit.conftest import Log
 
-#: Seconds to the schedule's first look.
+#: Seconds to the schedule's first poll.
 FIRST_LOOK = timetable(PRIOR)[1]
 BODY = {"task_type": "create_music", "custom_mode": True, "mv": "sonic-v5", "prompt": "[Verse] La la"}
 READ = "GET /sonic/task/{task_id}"
@@ -83,11 +83,11 @@ def buy(client: MusicAPIClient, simulator: SimulatorServer) -> Callable[..., str
 
 
 def reads(simulator: SimulatorServer) -> int:
-    """Return the number of looks that the API has answered."""
+    """Return the number of polls that the API has answered."""
     return simulator.state.requests[READ]
 
 
-# -- one look -----------------------------------------------------------------------------------------------
+# -- one poll -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_wait_knows_nothing_at_first(
 def test_look_tolerates_a_passing_failure(
     client: MusicAPIClient, simulator: SimulatorServer, buy: Callable[..., str], scenario: str
 ) -> None:
-    """A blip is no verdict, costs one request and no patience; the next look finds the track."""
+    """A blip is no verdict, costs one request and no patience; the next poll finds the track."""
     wait = old_wait(id_ := buy(finished=True))
     simulator.state.scenario(scenario, times=1)
     poll(client, wait)
@@ -249,7 +249,7 @@ def test_doubtful_answer_counts_when_its_patience_is_over(
     scenario: str,
     patience: float,
 ) -> None:
-    """An odd answer is looked at again, one request a poll, and fails when it stays odd for long."""
+    """An odd answer is polled again, one request a poll, and fails when it stays odd for long."""
     wait = old_wait(id_ := buy(scenario, finished=True))
     states = []
     for since in (None, patience - 1, patience):
@@ -307,7 +307,7 @@ def test_doubt_starts_anew_after_a_clear_answer() -> None:
 def test_blip_while_doubting_decides_nothing(
     client: MusicAPIClient, simulator: SimulatorServer, buy: Callable[..., str]
 ) -> None:
-    """A failed second look is not a second opinion, and it does not set the clock back."""
+    """A failed second poll is not a second opinion, and it does not set the clock back."""
     wait = old_wait(id_ := buy("no-audio-url", finished=True))
     wait.doubts[id_] = since = [ago(URL_PATIENCE + 1), URL_PATIENCE]
     simulator.state.scenario("read-500", times=1)
@@ -359,7 +359,7 @@ def told(verdict: Verdict) -> tuple[Any, ...]:
 async def look_with_both(
     client: MusicAPIClient, settings: ClientSettings, twins: tuple[Wait, Wait]
 ) -> list[tuple[Any, ...]]:
-    """Look with each twin at its own wait and return what it learned about the one music task."""
+    """Poll with each twin at its own wait and return what it learned about the one music task."""
     async with MusicAPIAsyncClient(settings, retries=QUICK) as twin:
         await poll_async(twin, twins[1])
     poll(client, twins[0])
@@ -503,7 +503,7 @@ def test_waiting_keeps_the_users_interval(client: MusicAPIClient, buy: Callable[
 def test_waiting_without_an_interval_follows_the_schedule(
     client: MusicAPIClient, buy: Callable[..., str]
 ) -> None:
-    """The second look comes late, as the schedule says."""
+    """The second poll comes late, as the schedule says."""
     pauses: list[float] = []
     wait_for_tracks(client, [buy()], timeout=100, pause=pauses.append)
 
@@ -511,7 +511,7 @@ def test_waiting_without_an_interval_follows_the_schedule(
 
 
 def test_waiting_never_pauses_beyond_the_deadline(client: MusicAPIClient, buy: Callable[..., str]) -> None:
-    """The last look is made when the time is over, not an interval later."""
+    """The last poll is made when the time is over, not an interval later."""
     pauses: list[float] = []
     wait_for_tracks(client, [buy()], timeout=3, poll_interval=50, pause=pauses.append)
 
@@ -598,7 +598,7 @@ def test_waiting_gives_a_young_id_its_grace(client: MusicAPIClient, buy: Callabl
 def test_waiting_says_what_it_waits_for_once(
     client: MusicAPIClient, buy: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not a log line per look."""
+    """Not a log line per poll."""
     caplog.set_level("INFO")
     id_ = buy("running")
     with pytest.raises(MusicAPIDeadlineError):
@@ -606,7 +606,7 @@ def test_waiting_says_what_it_waits_for_once(
     lines = [record.getMessage() for record in caplog.records]
 
     assert [line for line in lines if id_ in line] == [
-        f"Music task {id_}: 2 of 2 clips are running, next look in 0 s"
+        f"Music task {id_}: 2 of 2 clips are running, next poll in 0 s"
     ]
 
 
@@ -673,7 +673,7 @@ def test_delay_after_the_deadline_is_nothing() -> None:
 
 
 def test_delay_without_an_interval_follows_the_schedule() -> None:
-    """A young wait looks late for the first time."""
+    """A young wait polls late for the first time."""
     delay = wait_with(RUNNING).delay(None)
 
     assert FIRST_LOOK * (1 - JITTER) - 1 < delay <= FIRST_LOOK * (1 + JITTER) + 1
@@ -699,13 +699,13 @@ def test_first_poll_and_first_change_are_told_at_once(caplog: pytest.LogCaptureF
         three.log_progress(0.6)
 
     assert [record.getMessage() for record in caplog.records] == [
-        "Music task t1: two clips are running, next look in 12 s",
-        "1 of 3 music tasks done, next look in 12 s",
-        "2 of 3 music tasks done, next look in 1 s",
+        "Music task t1: two clips are running, next poll in 12 s",
+        "1 of 3 music tasks done, next poll in 12 s",
+        "2 of 3 music tasks done, next poll in 1 s",
     ]
 
 
-@pytest.mark.parametrize("anew", [False, True], ids=["one process", "a process for each look"])
+@pytest.mark.parametrize("anew", [False, True], ids=["one process", "a process for each poll"])
 @pytest.mark.parametrize("interval", [1.0, 15.0, 45.0])
 def test_lines_of_progress_double_in_distance(
     interval: float, anew: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -770,7 +770,7 @@ def test_deadline_error_names_all_that_run() -> None:
     with pytest.raises(MusicAPIDeadlineError) as single:
         wait_with(RUNNING, SUCCESS, age=61.0).tracks(fail_on_partial=False)
 
-    assert "After 60 s still running: t1, t3 (last look: two clips are running)." in str(several.value)
+    assert "After 60 s still running: t1, t3 (last poll: two clips are running)." in str(several.value)
     assert several.value.music_task_id is None
     assert single.value.music_task_id == "t1"
 
@@ -781,7 +781,7 @@ def test_tracks_are_not_there_while_something_runs() -> None:
 
 
 def test_tracks_after_the_deadline_are_taken_if_all_is_final() -> None:
-    """A last look that finds everything is in time."""
+    """A last poll that finds everything is in time."""
     assert wait_with(SUCCESS, age=61.0).tracks(fail_on_partial=True) == []
 
 
@@ -791,7 +791,7 @@ def test_tracks_of_nothing_is_nothing() -> None:
 
 
 def test_learning_an_error_keeps_the_servers_wish() -> None:
-    """The next look comes when the server asked for it."""
+    """The next poll comes when the server asked for it."""
     wait = Wait(["t1"], 1000.0)
     wait.learn("t1", MusicAPITransientError("x", retry_after=50.0), allow_http=False)
 

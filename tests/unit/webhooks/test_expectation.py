@@ -301,7 +301,7 @@ def test_broken_task_state_means_nothing_is_sent(
 def test_waiting_create_defers_without_a_look_and_ends_by_callback(
     simulator: SimulatorServer, context: dict[str, Any]
 ) -> None:
-    """It is looked at every five minutes; success ends it where the callback is."""
+    """It is polled every five minutes; success ends it where the callback is."""
     with pytest.raises(TaskDeferred) as deferred:
         create_for(wait_for_completion=True, deferrable=True).execute(context)
     trigger = deferred.value.trigger
@@ -326,12 +326,12 @@ def test_outlets_end_on_a_worker(context: dict[str, Any]) -> None:
 def test_sensor_says_for_what_it_waits_before_it_looks(
     simulator: SimulatorServer, context: dict[str, Any], task_instance: MagicMock
 ) -> None:
-    """What ends after the look finds it; what ended before is found by the look."""
+    """What ends after the poll finds it; what ended before is found by the poll."""
     simulator.state.configure(job_rule="seconds:600")
     job = simulator.state.book({"task_type": "create_music", "prompt": "La la"})
     assert job is not None
-    looks: list[int] = []
-    task_instance.xcom_push.side_effect = lambda **_: looks.append(simulator.state.requests[GET_TASK])
+    polls: list[int] = []
+    task_instance.xcom_push.side_effect = lambda **_: polls.append(simulator.state.requests[GET_TASK])
     sensor = MusicAPITaskSensor(task_id="wait", music_task_id=job.task_id, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         sensor.execute(context)
@@ -341,7 +341,7 @@ def test_sensor_says_for_what_it_waits_before_it_looks(
     ]
     assert pushed["key"] == waits_for_key(job.task_id)
     assert pushed["value"]["music_task_ids"] == [job.task_id]
-    assert looks[0] == 0
+    assert polls[0] == 0
     assert simulator.state.requests[GET_TASK] == 1
     assert deferred.value.trigger.webhook is True
 
@@ -427,7 +427,7 @@ def triggerer_ti(task_instance: MagicMock) -> MagicMock:
 async def test_trigger_does_not_look_while_it_expects_a_call(
     simulator: SimulatorServer, triggerer_ti: MagicMock, triggerer_xcoms: TriggererXComs
 ) -> None:
-    """The first look would come after five minutes."""
+    """The first poll would come after five minutes."""
     job = simulator.state.book({"task_type": "create_music", "prompt": "x"})
     assert job is not None
     simulator.state.finish(job.task_id)
@@ -459,7 +459,7 @@ async def test_lost_callback_costs_the_poll_interval(
 async def test_trigger_finds_the_note_of_an_early_callback(
     simulator: SimulatorServer, triggerer_ti: MagicMock, triggerer_xcoms: TriggererXComs
 ) -> None:
-    """It looks at once."""
+    """It polls at once."""
     job = simulator.state.book({"task_type": "create_music", "prompt": "x"})
     assert job is not None
     simulator.state.finish(job.task_id)
@@ -474,7 +474,7 @@ async def test_trigger_finds_the_note_of_an_early_callback(
 async def test_wait_that_begins_in_the_triggerer_says_so_there(
     simulator: SimulatorServer, triggerer_ti: MagicMock, triggerer_xcoms: TriggererXComs
 ) -> None:
-    """Before its first look, which is at once."""
+    """Before its first poll, which is at once."""
     simulator.state.configure(job_rule="seconds:600")
     job = simulator.state.book({"task_type": "create_music", "prompt": "x"})
     assert job is not None

@@ -22,7 +22,7 @@ Book = Callable[..., str]
 
 
 def reads(simulator: SimulatorServer) -> int:
-    """Return how often music tasks were looked at."""
+    """Return how often music tasks were polled."""
     return simulator.state.requests["GET /sonic/task/{task_id}"]
 
 
@@ -51,7 +51,7 @@ def mapped_length(instance: Instance) -> int | None:
 def test_sensor_ends_with_what_it_would_return(
     caller: Caller, tasks: Tasks, book: Book, client: MusicAPIClient, simulator: SimulatorServer
 ) -> None:
-    """Result, links and length as of a worker, by one look; the asset tells of it once."""
+    """Result, links and length as of a worker, by one poll; the asset tells of it once."""
     create, wait = tasks("create"), tasks("wait_0")
     music_task_id = book()
     token, events = create.expect(music_task_id), len(asset_events())
@@ -100,7 +100,7 @@ def test_create_that_waits_is_found_by_its_token(caller: Caller, tasks: Tasks, b
 def test_what_is_not_the_end_wakes_nobody(
     caller: Caller, tasks: Tasks, book: Book, simulator: SimulatorServer, event: str
 ) -> None:
-    """Not even a look."""
+    """Not even a poll."""
     create, wait = tasks("create"), tasks("wait_0")
     music_task_id = book()
     token = create.expect(music_task_id)
@@ -124,7 +124,7 @@ def test_callback_is_a_hint_and_the_api_has_the_truth(
     wait.wait_for(music_task_id)
 
     caller.call(token, music_task_id)
-    until("a look", lambda: reads(simulator) == 1)
+    until("a poll", lambda: reads(simulator) == 1)
     assert wait.state == "deferred"
     simulator.state.finish(music_task_id)
 
@@ -135,7 +135,7 @@ def test_callback_is_a_hint_and_the_api_has_the_truth(
 def test_false_alarm_ends_nothing(
     caller: Caller, tasks: Tasks, book: Book, simulator: SimulatorServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Signed, and not true: a few looks, and polling goes on."""
+    """Signed, and not true: a few polls, and polling goes on."""
     create, wait = tasks("create"), tasks("wait_0")
     simulator.state.configure(job_rule="seconds:600")
     music_task_id = book(done=False)
@@ -214,7 +214,7 @@ def test_nobody_is_resumed_before_airflow_has_heard_of_the_deferral(
 def test_wait_for_several_ends_with_the_last(
     caller: Caller, tasks: Tasks, book: Book, simulator: SimulatorServer
 ) -> None:
-    """Each is looked at when all are called about."""
+    """Each is polled when all are called about."""
     wait = tasks("wait_0")
     songs = [(tasks(task_id), book(task_id)) for task_id in ("create", "wait_1")]
     tokens = [create.expect(music_task_id) for create, music_task_id in songs]
@@ -266,7 +266,7 @@ def test_sensor_that_began_in_the_triggerer_is_ended(caller: Caller, tasks: Task
 
 
 def test_early_callback_leaves_a_note(caller: Caller, tasks: Tasks, book: Book) -> None:
-    """Before the task is deferred: its trigger finds the note, and looks at once."""
+    """Before the task is deferred: its trigger finds the note, and polls at once."""
     create, wait = tasks("create"), tasks("wait_0")
     music_task_id = book()
     token = create.expect()
@@ -362,7 +362,7 @@ def test_who_waits_no_more_is_left_alone(caller: Caller, tasks: Tasks, book: Boo
 def test_silent_api_is_asked_again(
     caller: Caller, tasks: Tasks, book: Book, simulator: SimulatorServer
 ) -> None:
-    """A callback that came is not lost by a look that fails."""
+    """A callback that came is not lost by a poll that fails."""
     create, wait = tasks("create"), tasks("wait_0")
     music_task_id = book()
     token = create.expect(music_task_id)
