@@ -39,7 +39,7 @@ MIN_SECRET = 16
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _URL = re.compile(r"[\x21-\x7e]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
+_NOT_IN_A_HEADER = re.compile(r"[^\x20-\x7e\t]")
 
 
 def settings_from(connection: Connection) -> ClientSettings:
@@ -207,10 +207,20 @@ class _Reader:
     def _headers(self) -> dict[str, str]:
         """Further headers: the object ``headers``, and, as in HttpHook, unknown extras."""
         unknown = {key: str(value) for key, value in self._extra.items() if key not in _SETTINGS}
-        headers = unknown | self._object("headers")
-        for name, value in headers.items():
-            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+        given = self._object("headers")
+        for name in (*unknown, *given):
+            if not _HEADER_NAME.fullmatch(name):
                 raise self._unusable_extra(name, "is neither a setting nor a possible HTTP header")
+        # Blanks around a value are no part of it (RFC 9110), and requests refuses them.
+        headers = {name: value.strip() for name, value in (unknown | given).items()}
+        for name, value in headers.items():
+            if wrong := _NOT_IN_A_HEADER.search(value):
+                raise self._unusable_extra(  # without the value, which may be a secret
+                    "headers" if name in given else name,
+                    "must be plain ASCII in one line, since HTTP carries nothing else: character "
+                    f"{wrong.start() + 1} of the value of {name!r} is U+{ord(wrong[0]):04X}; "
+                    "percent-encode it or leave it out",
+                )
         # The key is the password field's; a second Authorization header would be sent beside it.
         return {name: value for name, value in headers.items() if name.lower() != "authorization"}
 

@@ -114,6 +114,9 @@ def test_base_url(fields: dict[str, Any], expected: str, connections: Callable[.
         pytest.param({"extra": {"headers": "[1]"}}, "headers", id="headers no object"),
         pytest.param({"extra": {"headers": {"X-Team": "a\nb"}}}, "X-Team", id="line break in a header"),
         pytest.param({"extra": {"headers": {"X-Team": "音楽"}}}, "X-Team", id="header not latin"),
+        pytest.param({"extra": {"headers": {"X-Team": "Zoë"}}}, "X-Team", id="header not ASCII"),
+        pytest.param({"extra": {"X-Team": "Zoë"}}, "extra 'X-Team'", id="extra that is no header"),
+        pytest.param({"extra": {"headers": {"X Team": "a"}}}, "X Team", id="no name of a header"),
     ],
 )
 def test_unusable_connection_is_refused_with_its_field(
@@ -126,6 +129,19 @@ def test_unusable_connection_is_refused_with_its_field(
 
     assert "'studio'" in str(caught.value)
     assert str(fields.get("password") or KEY).strip() not in str(caught.value) or names == "API key"
+
+
+def test_header_that_http_cannot_carry_is_named_without_its_value(connections: Callable[..., None]) -> None:
+    """It may be a token; the place of the first such character is enough to find it."""
+    connections("studio", extra={"headers": {"X-Token": "tok-1é3"}})
+    with pytest.raises(MusicAPIConfigurationError) as caught:
+        _ = MusicAPIHook("studio").settings
+
+    assert "The extra 'headers' of the Airflow connection 'studio' must be plain ASCII" in str(caught.value)
+    assert "character 6 of the value of 'X-Token' is U+00E9; percent-encode it or leave it out" in str(
+        caught.value
+    )
+    assert "tok-1" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +193,7 @@ def test_defaults_without_extra(connections: Callable[..., None]) -> None:
         pytest.param({"trust_env": False}, {"trust_env": False}, id="trust_env"),
         pytest.param({"headers": {"X-A": 1}}, {"headers": {"X-A": "1"}}, id="headers"),
         pytest.param({"headers": {"authorization": "Basic eA=="}}, {}, id="a second Authorization"),
+        pytest.param({"headers": {"X-A": " 1\n"}}, {"headers": {"X-A": "1"}}, id="blanks around a header"),
         pytest.param({"headers": '{"X-A": "1"}'}, {"headers": {"X-A": "1"}}, id="headers as text"),
         pytest.param({"X-B": "2"}, {"headers": {"X-B": "2"}}, id="unknown extra is a header, as HttpHook"),
         pytest.param({"check_response": False, "stream": True, "srv_lookup": False}, {}, id="HttpHook's own"),
