@@ -34,7 +34,10 @@ def made_env(file: Path) -> dict[str, str]:
     if missing:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
+        begun = file.read_bytes()
         with file.open("a") as out:
+            if begun and not begun.endswith(b"\n"):  # edited by hand: nothing may be glued to its last line
+                out.write("\n")
             out.writelines(f"{name}={value}\n" for name, value in missing.items())
     return known | missing
 

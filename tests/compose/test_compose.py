@@ -131,6 +131,15 @@ def test_made_secrets_stay(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
 
 
+def test_made_secrets_are_not_glued_to_a_line_without_end(tmp_path: Path) -> None:
+    """The file was edited by hand: its password stays what it is."""
+    file = write(tmp_path, "REDIS_PASSWORD=mine", "secrets.env")
+    made = made_env(file)
+
+    assert made["REDIS_PASSWORD"] == "mine"
+    assert read_env(file) == made
+
+
 def test_env_file_is_read_as_compose_reads_it(tmp_path: Path) -> None:
     """Comments, quotes, export."""
     file = tmp_path / ".env"

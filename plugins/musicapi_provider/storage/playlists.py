@@ -34,13 +34,16 @@ def write_playlists(
     :param tracks: Stored tracks; those without a title are called by their ``prompt_id``.
     """
     # Not by what a run has paid: it may have stored what an earlier one, killed or failed, has bought.
-    listed = (bytes_of(folder / every) or _HEADER.encode()).decode()
+    # People edit the list: what is no UTF-8 stays as it is, and a last line may lack its end.
+    listed = (bytes_of(folder / every) or _HEADER.encode()).decode(errors="surrogateescape")
     known = set(listed.splitlines())
     entries = {track.clip_id: _entry(track) for track in tracks if track.file_name not in known}
     if entries:
         added = "".join(entries.values())
         put_whole(folder / new, [f"{_HEADER}{added}".encode()])
-        put_whole(folder / every, [f"{listed}{added}".encode()])  # last: until then the new ones are new
+        whole = listed if listed.endswith("\n") else f"{listed}\n"
+        # Last: until then the new ones are new.
+        put_whole(folder / every, [f"{whole}{added}".encode(errors="surrogateescape")])
     return len(entries)
 
 

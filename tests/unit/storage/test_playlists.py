@@ -51,6 +51,27 @@ def test_later_tracks_are_added_and_new_alone(tmp_path: Path) -> None:
     assert new == f"{HEADER}#EXTINF:62,b.mp3\nb.mp3\n"
 
 
+@pytest.mark.parametrize(
+    "edited",
+    [
+        pytest.param(b"#EXTM3U\na.mp3", id="no end of the last line"),
+        pytest.param(b"\xef\xbb\xbf#EXTM3U\r\na.mp3\r\n", id="by Windows"),
+        pytest.param(b"#EXTM3U\n#EXTINF:62,Zo\xeb\na.mp3\n", id="in another encoding"),
+    ],
+)
+def test_list_that_a_person_has_edited_keeps_its_lines(tmp_path: Path, edited: bytes) -> None:
+    """Its entries stay as they are and stay known; a new one begins a line of its own."""
+    every = tmp_path / "all_tracks.m3u8"
+    every.write_bytes(edited)
+    tracks = [track("a"), track("b")]
+
+    assert write_playlists(ObjectStoragePath(tmp_path.as_uri()), tracks) == 1
+    assert every.read_bytes().startswith(edited)
+    assert every.read_bytes().endswith(b"\n#EXTINF:62,b.mp3\nb.mp3\n")
+    assert b"a.mp3" in every.read_bytes().splitlines()
+    assert write_playlists(ObjectStoragePath(tmp_path.as_uri()), tracks) == 0
+
+
 def test_nothing_new_leaves_both_as_they_are(tmp_path: Path) -> None:
     """A repeated task does not empty what the first try wrote."""
     before = write(tmp_path, track("a"))
