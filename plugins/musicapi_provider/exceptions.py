@@ -103,6 +103,8 @@ class MusicAPIError(Exception):
 
     def __setstate__(self, state: dict[str, object] | None) -> None:
         vars(self).update(state or {})  # of a copy, or from a pickle
+        if "__notes__" in vars(self):  # a copy's notes are its own
+            self.__notes__ = list(self.__notes__)
 
     def but(self, **changes: object) -> Self:
         """

@@ -188,3 +188,15 @@ def test_nobody_assigns_to_the_facts_of_an_error() -> None:
     ]
 
     assert not found
+
+
+def test_note_on_one_error_is_none_on_the_other() -> None:
+    """What was noted before goes with both."""
+    error = MusicAPIError("broken")
+    error.add_note("before")
+    other = error.but(message="worse")
+    other.add_note("on the other")
+    error.add_note("on the first")
+
+    assert error.__notes__ == ["before", "on the first"]
+    assert other.__notes__ == ["before", "on the other"]
