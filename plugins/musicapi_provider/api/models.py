@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 #: Clip states that never change again (facts 1.1). Anything else counts as still running.
 FINAL_STATES = frozenset({"succeeded", "failed"})
@@ -60,7 +59,7 @@ class Track:
         """Read what :meth:`as_dict` wrote, such as an XCom; like an answer, it may lack anything."""
         return cls.from_clip(mapping, _text(mapping.get("music_task_id")) or "")
 
-    def as_dict(self, *, include_lyrics: bool = False) -> dict[str, Any]:
+    def as_dict(self, *, include_lyrics: bool = False) -> dict[str, object]:
         """
         Return the track as operators and sensors put it into XCom: about 600 bytes.
 

@@ -204,7 +204,7 @@ class MusicAPIBaseHook(BaseHook):
 
     def wait_for_tracks(
         self, music_task_id: str | list[str], *, timeout: float = 1800.0, fail_on_partial: bool = False
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """
         Block until the music tasks are done and return their tracks, as the sensor does.
 

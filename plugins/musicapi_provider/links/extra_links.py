@@ -35,7 +35,7 @@ class _MediaLink(BaseOperatorLink):
         facts = facts_of(operator)
         for record in facts.stored_records or []:
             if record.get(self.record_key):
-                path = pages.media_path(str(facts.destination), record["clip_id"], self.kind)
+                path = pages.media_path(str(facts.destination), str(record["clip_id"]), self.kind)
                 return on_api_server(path)
         return first_url(facts.collected_tracks, self.track_key)
 
@@ -116,13 +116,13 @@ def on_api_server(path: str) -> str:
     return f"{base_url}{path}" if is_usable_url(base_url, allow_http=True) else path
 
 
-def media_links(tracks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def media_links(tracks: Sequence[Mapping[str, object]]) -> dict[str, str]:
     """Return what *Listen* and *Cover* are for a result, by XCom key: for a task that no worker ends."""
     links = MusicAPIListenLink(), MusicAPICoverLink()
     return {link.xcom_key: first_url(list(tracks), link.track_key) for link in links}
 
 
-def first_url(tracks: Any, key: str) -> str:
+def first_url(tracks: object, key: str) -> str:
     """Return the first http(s) URL under a key of track dicts; other schemes never become a link."""
     for track in tracks if isinstance(tracks, list) else []:
         url = track.get(key) if isinstance(track, Mapping) else None

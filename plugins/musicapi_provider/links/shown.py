@@ -4,8 +4,6 @@ What an operator declares for its extra links.
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class ShowsFacts:
     """
@@ -18,9 +16,9 @@ class ShowsFacts:
     #: The music tasks that it has bought, or waits for.
     music_task_ids: list[str] | None = None
     #: Track dicts, as it returns them.
-    collected_tracks: list[dict[str, Any]] | None = None
+    collected_tracks: list[dict[str, object]] | None = None
     #: Records of stored tracks, and the URI of the folder that they are in.
-    stored_records: list[dict[str, Any]] | None = None
+    stored_records: list[dict[str, object]] | None = None
     destination: str | None = None
     #: URI of the manifest that it has written.
     manifest_uri: str | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from musicapi_provider.links.extra_links import on_api_server
 from musicapi_provider.links.pages import media_path
+from musicapi_provider.storage.records import StoredTrack
 
 
-def describe_takes(takes: Sequence[Mapping[str, Any]], destination: str, names: Sequence[str]) -> str:
+def describe_takes(takes: Sequence[Mapping[str, object]], destination: str, names: Sequence[str]) -> str:
     """
     Return Markdown with each take's name, title, length and a link to listen, for a question to a person.
 
@@ -19,18 +19,17 @@ def describe_takes(takes: Sequence[Mapping[str, Any]], destination: str, names: 
     :param names: What the takes are called, such as ``["Take 1", "Take 2"]``. With fewer takes than names the
         text says so.
     """
-    lines = [_line(name, take, destination) for name, take in zip(names, takes, strict=False)]
+    tracks = [StoredTrack.from_json(take) for take in takes]
+    lines = [_line(name, track, destination) for name, track in zip(names, tracks, strict=False)]
     if len(takes) < len(names):
         lines.append(f"Only one take of this song succeeded: choose {names[0]}.")
     return "\n\n".join(lines)
 
 
-def _line(name: str, take: Mapping[str, Any], destination: str) -> str:
-    minutes, seconds = divmod(round(take["duration"]), 60)
-    listen = on_api_server(media_path(destination, take["clip_id"], "audio"))
-    return (
-        f"**{name}**: {_plain(take['title'] or 'no title')}, {minutes}:{seconds:02} min, [listen]({listen})"
-    )
+def _line(name: str, track: StoredTrack, destination: str) -> str:
+    minutes, seconds = divmod(round(track.duration or 0), 60)
+    listen = on_api_server(media_path(destination, track.clip_id, "audio"))
+    return f"**{name}**: {_plain(track.title or 'no title')}, {minutes}:{seconds:02} min, [listen]({listen})"
 
 
 def _plain(text: str) -> str:

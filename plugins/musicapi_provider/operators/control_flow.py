@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout
@@ -109,7 +109,7 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
         except Exception:  # a button is not what a paid task fails by
             self.log.warning("The link to the music task could not be shown.", exc_info=True)
 
-    def poll(self, wait: Wait, *, next_poll: float) -> list[dict[str, Any]] | None:
+    def poll(self, wait: Wait, *, next_poll: float) -> list[dict[str, object]] | None:
         """
         Poll once; return the result when all is final, ``None`` while there is time to wait.
 
@@ -124,7 +124,7 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
             return None
         return self.result(tracks)
 
-    def result(self, tracks: Sequence[Track]) -> list[dict[str, Any]]:
+    def result(self, tracks: Sequence[Track]) -> list[dict[str, object]]:
         """Return tracks as they go to XCom."""
         self.operator_extra_links = tuple(
             link
@@ -134,7 +134,7 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
         self.collected_tracks = [track.as_dict(include_lyrics=self.include_lyrics) for track in tracks]
         return self.collected_tracks
 
-    def poll_or_defer(self, context: Context, wait: Wait) -> list[dict[str, Any]]:
+    def poll_or_defer(self, context: Context, wait: Wait) -> list[dict[str, object]]:
         """Poll once and return the result, or hand the wait to the triggerer (which raises)."""
         with airflow_errors(buys=self.buys):
             self.notices.announce(context, wait)
@@ -145,7 +145,7 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
             self.wait_in_triggerer(wait)
         return result
 
-    def execute_complete(self, context: Context, event: Any = None) -> list[dict[str, Any]]:
+    def execute_complete(self, context: Context, event: object = None) -> list[dict[str, object]]:
         """
         Go on after the trigger: poll again, and finish or wait on.
 

@@ -92,7 +92,7 @@ class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
         self.prompt_id = prompt_id
         self.submission: object = submission  # mappings once rendered
 
-    def execute(self, context: Context) -> list[dict[str, Any]]:
+    def execute(self, context: Context) -> list[dict[str, object]]:
         """Store what is not stored yet and return a record per track."""
         with airflow_errors():
             tracks, orders = _tracks(self.tracks), orders_of(self.submission)

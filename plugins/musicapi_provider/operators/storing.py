@@ -43,7 +43,7 @@ def store_tracks(
     *,
     max_bytes: int = DEFAULT_MAX_BYTES,
     concurrency: int = DEFAULT_CONCURRENCY,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """
     Store what is not stored yet, tell the operator's outlets, and return a record per track. Costs nothing.
 

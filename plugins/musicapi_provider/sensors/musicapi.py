@@ -137,7 +137,7 @@ class MusicAPITaskSensor(WaitsForTracks, BaseSensorOperator):
         finally:
             self.timeout = timeout
 
-    def execute_complete(self, context: Context, event: Any = None) -> list[dict[str, Any]]:
+    def execute_complete(self, context: Context, event: object = None) -> list[dict[str, object]]:
         """Go on after the trigger, see :class:`WaitsForTracks`."""
         with self._skipping():
             return super().execute_complete(context, event)

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTrack:
     """
     A track that is stored, as tasks hand it on. What an old record does not say is empty.
+
+    The fields are in the order in which people read a record.
 
     :param uri: Of the audio file.
     :param bytes: Its size; 0: not known.
@@ -22,10 +23,10 @@ class StoredTrack:
     """
 
     clip_id: str
-    uri: str
     music_task_id: str | None = None
     title: str | None = None
     audio_url: str | None = None
+    uri: str
     bytes: int = 0
     sha256: str | None = None
     duration: float | None = None
@@ -52,21 +53,17 @@ class StoredTrack:
         if not clip_id or not uri:
             raise ValueError("is no record of a stored track")
         size = _number(value.get("bytes"))
-        return cls(clip_id, uri, bytes=int(size or 0), duration=_number(value.get("duration")), **texts)
+        duration = _number(value.get("duration"))
+        return cls(clip_id=clip_id, uri=uri, bytes=int(size or 0), duration=duration, **texts)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the record as JSON; ``prompt_id`` and ``cover_uri`` only where there is one."""
-        known = {name: getattr(self, name) for name in _RECORD}
-        optional = {"prompt_id": self.prompt_id, "cover_uri": self.cover_uri}
-        return known | {name: value for name, value in optional.items() if value}
+        record = asdict(self)
+        return {name: value for name, value in record.items() if value or name not in _OPTIONAL}
 
 
-#: The keys of a record in the order in which people read it.
-_RECORD = (
-    *("clip_id", "music_task_id", "title", "audio_url"),
-    *("uri", "bytes", "sha256", "duration", "content_type"),
-)
-_TEXTS = (*(name for name in _RECORD if name not in ("bytes", "duration")), "prompt_id", "cover_uri")
+_TEXTS = tuple(each.name for each in fields(StoredTrack) if each.name not in ("bytes", "duration"))
+_OPTIONAL = frozenset({"prompt_id", "cover_uri"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ class About:
         known = {name: fact for name, fact in facts.items() if _is_known(name, fact)}
         return cls(**known, more={name: fact for name, fact in facts.items() if name not in known})
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the facts that are known."""
         known = {name: getattr(self, name) for name in _FACTS}
         return {**self.more, **{name: fact for name, fact in known.items() if fact is not None}}

@@ -5,7 +5,6 @@ What triggers tell whoever resumes: written and read here only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from musicapi_provider import exceptions
 from musicapi_provider.exceptions import MusicAPIError, MusicAPITriggerEventError
@@ -27,7 +26,7 @@ def event_about(wait: Wait, outcome: Mapping[str, object]) -> dict[str, object]:
     return {**outcome, **about}
 
 
-def wait_from(event: Any, *, timeout: float) -> Wait:
+def wait_from(event: object, *, timeout: float) -> Wait:
     """
     Return the wait that an event of :class:`MusicAPITaskTrigger` is about.
 
@@ -40,9 +39,9 @@ def wait_from(event: Any, *, timeout: float) -> Wait:
     raise MusicAPITriggerEventError(f"The trigger sent an unknown event: {event!r}.")
 
 
-def error_from(event: Mapping[str, Any]) -> MusicAPIError | None:
+def error_from(event: object) -> MusicAPIError | None:
     """Return the error that an event carries, of the class that the trigger met."""
-    if event.get("status") != "error":
+    if not isinstance(event, Mapping) or event.get("status") != "error":
         return None
     error_class = getattr(exceptions, str(event.get("error")), MusicAPIError)
     if not (isinstance(error_class, type) and issubclass(error_class, MusicAPIError)):

@@ -50,7 +50,7 @@ def test_a_pick_is_written_down(folder: ObjectStoragePath, picks: Callable[[], d
     record = pick_track(folder, "two", picked_by="ada")
     sidecar = _sidecar(folder, "two")
 
-    assert record == StoredTrack("two", sidecar["uri"], music_task_id="task", title="Rain")
+    assert record == StoredTrack(clip_id="two", uri=sidecar["uri"], music_task_id="task", title="Rain")
     assert sidecar["about"]["picked_by"] == "ada"
     assert sidecar["about"]["dag_id"] == "songs"
     assert sidecar["track"] == {"lyrics": "La"}
