@@ -9,17 +9,20 @@ none. No fact, no link; and only http and https become one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from airflow.sdk import BaseOperatorLink, conf
 
 from musicapi_provider.api.urls import is_usable_url
 from musicapi_provider.links import pages
+from musicapi_provider.links.place import Place
 from musicapi_provider.links.shown import facts_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
+
+    from musicapi_provider.links.place import HasPlace
 
 
 class _MediaLink(BaseOperatorLink):
@@ -96,17 +99,12 @@ class MusicAPIManifestLink(BaseOperatorLink):
         """Return its address, or nothing before it is written."""
         if not facts_of(operator).manifest_uri:
             return ""
-        place = ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index
-        return on_api_server(pages.manifest_path(*place))
+        return on_api_server(pages.manifest_path(*Place.of(ti_key)))
 
 
-def music_tasks_url(place: Any, conn_id: str, music_task_ids: Sequence[str]) -> str:
-    """Return what :class:`MusicAPIMusicTaskLink` opens for a task instance, or anything that tells which."""
-    path = pages.music_tasks_path(
-        *(place.dag_id, place.run_id, place.task_id, place.map_index),
-        conn_id=conn_id,
-        music_task_ids=music_task_ids,
-    )
+def music_tasks_url(ti: HasPlace, conn_id: str, music_task_ids: Sequence[str]) -> str:
+    """Return what :class:`MusicAPIMusicTaskLink` opens for a task instance."""
+    path = pages.music_tasks_path(*Place.of(ti), conn_id=conn_id, music_task_ids=music_task_ids)
     return on_api_server(path)
 
 

@@ -8,19 +8,18 @@ speaks to the API server without that is ``SUPERVISOR_COMMS``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from airflow.sdk.execution_time.comms import DeleteXCom
 
+if TYPE_CHECKING:
+    from musicapi_provider.links.place import Place
 
-async def delete_xcoms(keys: Iterable[str], place: Mapping[str, Any]) -> None:
-    """
-    Delete what a task instance has left under these keys.
 
-    :param place: ``dag_id``, ``run_id``, ``task_id`` and ``map_index``.
-    """
+async def delete_xcoms(keys: Iterable[str], place: Place) -> None:
+    """Delete what a task instance has left under these keys."""
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS  # there while a trigger runs
 
     for key in keys:
-        await SUPERVISOR_COMMS.asend(DeleteXCom(key=key, **place))
+        await SUPERVISOR_COMMS.asend(DeleteXCom(key=key, **place._asdict()))

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
@@ -23,6 +23,8 @@ from musicapi_provider.waiting.poller import shared_poller
 from musicapi_provider.waiting.wait import Wait
 
 if TYPE_CHECKING:
+    from airflow.models.taskinstance import TaskInstance
+
     from musicapi_provider.api.async_client import MusicAPIAsyncClient
     from musicapi_provider.waiting.notices import Notices
     from musicapi_provider.waiting.poller import Poller
@@ -72,7 +74,7 @@ class MusicAPITaskTrigger(BaseTrigger):
         first_poll_time: float = 0.0,
         poll_interval: float | None = None,
         doubts: Mapping[str, Doubt] | None = None,
-        source: Mapping[str, Any] | None = None,
+        source: Mapping[str, str] | None = None,
         ends_here: bool = False,
         fail_on_partial: bool = False,
         include_lyrics: bool = False,
@@ -92,7 +94,7 @@ class MusicAPITaskTrigger(BaseTrigger):
         self.include_lyrics = include_lyrics
         self.webhook = webhook
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
+    def serialize(self) -> tuple[str, dict[str, object]]:
         """Return class path and arguments: ids and settings, never a key or a header."""
         names = (
             *("music_task_ids", "musicapi_conn_id", "timeout", "started", "first_poll_time", "poll_interval"),
@@ -120,14 +122,15 @@ class MusicAPITaskTrigger(BaseTrigger):
         """Return the wait, which a worker has begun unless this task starts in the triggerer."""
         if self.started is not None:
             return Wait(self.music_task_ids, self.timeout, self.started, self.doubts)
-        ids: Any = self.music_task_ids
-        if self.source is not None:
-            ids = await worker_free.ids_from(self.source, self.task_instance)
-        wait = Wait(checked_ids(ids), self.timeout, await worker_free.started(self.task_instance))
-        await worker_free.show_music_tasks(wait.music_task_ids, self.musicapi_conn_id, self.task_instance)
+        ti = self.task_instance
+        if ti is None:
+            raise RuntimeError("this triggerer does not tell which task this is")
+        ids = self.music_task_ids if self.source is None else await worker_free.ids_from(self.source, ti)
+        wait = Wait(checked_ids(ids), self.timeout, await worker_free.started(ti))
+        await worker_free.show_music_tasks(wait.music_task_ids, self.musicapi_conn_id, ti)
         return wait
 
-    async def _outcome(self, wait: Wait) -> dict[str, Any]:
+    async def _outcome(self, wait: Wait) -> dict[str, object]:
         try:
             return {"status": await self._wait(wait)}
         except MusicAPIError as error:
@@ -143,19 +146,19 @@ class MusicAPITaskTrigger(BaseTrigger):
             rarely = notices.poll_interval(wait.music_task_ids, begun=self.started is not None)
             if rarely is not None and self.task_instance is not None:
                 poll_interval = poll_interval or rarely
-                at_once = await self._expect_notices(notices, wait) or at_once
+                at_once = await self._expect_notices(notices, self.task_instance, wait) or at_once
             return await poller.wait(
                 wait, poll_interval=poll_interval, first_poll=self.first_poll_time, at_once=at_once
             )
 
-    async def _expect_notices(self, notices: Notices, wait: Wait) -> bool:
+    async def _expect_notices(self, notices: Notices, ti: TaskInstance, wait: Wait) -> bool:
         """Let notices find this wait, unless a worker has done so; tell whether they have come before."""
         if self.started is None:
-            await notices.announce_here(self.task_instance, wait)
+            await notices.announce_here(ti, wait)
             return False
         # Not before the scheduler knows that the task is deferred; later notices find it deferred.
         await asyncio.sleep(max(0.0, self.first_poll_time - time.time()))
-        return await notices.have_come(self.task_instance, wait.music_task_ids)
+        return await notices.have_come(ti, wait.music_task_ids)
 
     async def _ended(self, wait: Wait) -> bool:
         """End the task here if that is wanted and it has succeeded; a worker ends it otherwise."""

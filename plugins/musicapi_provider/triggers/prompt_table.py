@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -78,7 +78,7 @@ class MusicAPIPromptTableTrigger(BaseTrigger):
         self.first_poll_time = first_poll_time
         self.poll_interval = poll_interval
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
+    def serialize(self) -> tuple[str, dict[str, object]]:
         """Return class path and arguments: about 60 bytes a music task, never a key or a header."""
         names = ("musicapi_conn_id", "about", "enough", "collect_time", "first_poll_time", "poll_interval")
         waits = {id_: list(wait) for id_, wait in self.waits.items()}

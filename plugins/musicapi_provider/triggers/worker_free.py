@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk import XComArg
 from airflow.sdk.bases.xcom import BaseXCom
@@ -25,9 +25,11 @@ from musicapi_provider.links.extra_links import (
     media_links,
     music_tasks_url,
 )
+from musicapi_provider.links.place import Place
 from musicapi_provider.triggers.deleted_xcoms import delete_xcoms
 
 if TYPE_CHECKING:
+    from airflow.models.taskinstance import TaskInstance
     from airflow.sdk import BaseOperator
 
     from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
@@ -50,7 +52,7 @@ def _custom_xcom_backend() -> bool:
     return XCom is not BaseXCom
 
 
-def source_of(music_task_id: Any) -> dict[str, Any] | None:
+def source_of(music_task_id: str | list[str] | XComArg) -> dict[str, object] | None:
     """
     Return where a trigger finds its music tasks: trigger arguments ``music_task_ids`` and ``source``.
 
@@ -97,44 +99,39 @@ def start_args(sensor: MusicAPITaskSensor) -> StartTriggerArgs | None:
     )
 
 
-async def ids_from(source: Mapping[str, Any], ti: Any) -> Any:
+async def ids_from(source: Mapping[str, str], ti: TaskInstance) -> object:
     """Return what the upstream task has left in XCom: ids, or whatever it is."""
-    return await XCom.aget_one(**{**place_of(ti), **source, "map_index": -1})
+    return await XCom.aget_one(**{**Place.of(ti)._asdict(), **source, "map_index": -1})
 
 
-def place_of(ti: Any) -> dict[str, Any]:
-    """Return where a task's own XComs are."""
-    return {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
-
-
-async def started(ti: Any) -> float:
+async def started(ti: TaskInstance) -> float:
     """Return when this try's wait began, in epoch seconds: now, or before a triggerer went down."""
-    place = place_of(ti)
-    known = await XCom.aget_one(key=STARTED_KEY, **place)
+    place = Place.of(ti)
+    known = await XCom.aget_one(key=STARTED_KEY, **place._asdict())
     if isinstance(known, dict) and known.get("try_number") == ti.try_number:
         return float(known["started"])
     if known is not None:
         await _forget_result(place)
     now = time.time()
-    await XCom.aset(key=STARTED_KEY, value={"try_number": ti.try_number, "started": now}, **place)
+    await XCom.aset(key=STARTED_KEY, value={"try_number": ti.try_number, "started": now}, **place._asdict())
     return now
 
 
-async def _forget_result(place: Mapping[str, Any]) -> None:
+async def _forget_result(place: Place) -> None:
     """Remove what an earlier try left, as Airflow does when a try starts on a worker."""
     links = MusicAPIListenLink(), MusicAPICoverLink(), MusicAPIMusicTaskLink()
     await delete_xcoms(["return_value", *(link.xcom_key for link in links)], place)
 
 
-async def show_music_tasks(music_task_ids: Sequence[str], conn_id: str, ti: Any) -> None:
+async def show_music_tasks(music_task_ids: Sequence[str], conn_id: str, ti: TaskInstance) -> None:
     """Leave the link to the music tasks in XCom, as a worker does when it hands them over."""
     url = music_tasks_url(ti, conn_id, music_task_ids)
-    await XCom.aset(key=MusicAPIMusicTaskLink().xcom_key, value=url, **place_of(ti))
+    await XCom.aset(key=MusicAPIMusicTaskLink().xcom_key, value=url, **Place.of(ti)._asdict())
 
 
-async def push_result(tracks: Sequence[dict[str, Any]], ti: Any) -> None:
+async def push_result(tracks: Sequence[dict[str, object]], ti: TaskInstance) -> None:
     """Leave the result and its links in XCom, as a worker would."""
-    place = place_of(ti)
+    place = Place.of(ti)._asdict()
     length = len(tracks) if ti.map_index < 0 else None  # for tasks that are mapped over the result
     await XCom.aset(key="return_value", value=list(tracks), _mapped_length=length, **place)
     for key, url in media_links(tracks).items():

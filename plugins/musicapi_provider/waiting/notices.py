@@ -8,9 +8,10 @@ Whoever waits polls in any case; where a notice is expected, rarely. Who gives n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from airflow.models.taskinstance import TaskInstance
     from airflow.sdk import Context
     from airflow.triggers.base import BaseTrigger
 
@@ -39,10 +40,10 @@ class Notices(Protocol):
     def withdraw(self, context: Context, music_task_ids: Iterable[str]) -> None:
         """Say that these are done already: no notice will come, and the others' end the wait."""
 
-    async def announce_here(self, ti: Any, wait: Wait) -> None:
+    async def announce_here(self, ti: TaskInstance, wait: Wait) -> None:
         """Announce a wait that no worker has begun; failing, it is polled."""
 
-    async def have_come(self, ti: Any, music_task_ids: Sequence[str]) -> bool:
+    async def have_come(self, ti: TaskInstance, music_task_ids: Sequence[str]) -> bool:
         """Tell whether there are notices about all of these; not, where nobody can say."""
 
     def callbacks(self, context: Context) -> Callbacks | None:
@@ -70,10 +71,10 @@ class NoNotices:
     def withdraw(self, context: Context, music_task_ids: Iterable[str]) -> None:
         """Nobody wants to know."""
 
-    async def announce_here(self, ti: Any, wait: Wait) -> None:
+    async def announce_here(self, ti: TaskInstance, wait: Wait) -> None:
         """Nobody wants to know."""
 
-    async def have_come(self, ti: Any, music_task_ids: Sequence[str]) -> bool:
+    async def have_come(self, ti: TaskInstance, music_task_ids: Sequence[str]) -> bool:
         """None has."""
         return False
 

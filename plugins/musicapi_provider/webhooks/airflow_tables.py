@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import tenacity
 from airflow._shared.state import TaskScope
@@ -34,6 +34,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm.exc import StaleDataError
 
 from musicapi_provider.links import xcoms
+from musicapi_provider.links.place import Place
 from musicapi_provider.purchases import KEY
 from musicapi_provider.webhooks.addresses import callback_key, called_key, payer_of, waits_for_key
 
@@ -50,15 +51,6 @@ again = tenacity.retry(
     wait=tenacity.wait_random(0.05, 0.5),
     reraise=True,
 )
-
-
-class Place(NamedTuple):
-    """A task instance, whatever its try."""
-
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk.execution_time.xcom import XCom
 
-from musicapi_provider.triggers.worker_free import place_of
+from musicapi_provider.links.place import Place
 from musicapi_provider.webhooks.addresses import MOST_EXPECTED, called_key, waits_for_key
 from musicapi_provider.webhooks.expectation import Callbacks, expected_webhook, required_webhook
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from musicapi_provider.api.settings import ClientSettings, WebhookSettings
+    from musicapi_provider.links.place import HasPlace
     from musicapi_provider.waiting.wait import Wait
     from musicapi_provider.webhooks.triggers import MusicAPICallbackTrigger
 
@@ -59,24 +60,25 @@ class WebhookNotices:
     def announce(self, context: Context, wait: Wait) -> None:
         """Leave an XCom for each music task, by which its callback finds this task."""
         if self.poll_interval(wait.music_task_ids) is not None:
-            about: Any = _about(wait)
             for music_task_id in wait.music_task_ids:
-                context["ti"].xcom_push(key=waits_for_key(music_task_id), value=about)
+                context["ti"].xcom_push(key=waits_for_key(music_task_id), value=_about(wait))
 
     def withdraw(self, context: Context, music_task_ids: Iterable[str]) -> None:
         """Note, in place of their callbacks, that these are done."""
         for music_task_id in music_task_ids:
             context["ti"].xcom_push(key=called_key(music_task_id), value=True)
 
-    async def announce_here(self, ti: Any, wait: Wait) -> None:
+    async def announce_here(self, ti: HasPlace, wait: Wait) -> None:
         """Leave the XComs that a worker leaves in :meth:`announce`."""
         try:
             for music_task_id in wait.music_task_ids:
-                await XCom.aset(key=waits_for_key(music_task_id), value=_about(wait), **place_of(ti))
+                await XCom.aset(
+                    key=waits_for_key(music_task_id), value=_about(wait), **Place.of(ti)._asdict()
+                )
         except Exception as error:  # noqa: BLE001 - a paid wait must not end by that; it is polled as well
             log.warning("Callbacks will not find this wait: %s", error)
 
-    async def have_come(self, ti: Any, music_task_ids: Sequence[str]) -> bool:
+    async def have_come(self, ti: HasPlace, music_task_ids: Sequence[str]) -> bool:
         """Tell whether callbacks have come for all of these."""
         from musicapi_provider.webhooks.triggers import were_called
 

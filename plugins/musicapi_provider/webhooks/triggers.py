@@ -8,15 +8,18 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from musicapi_provider.api.settings import WEBHOOK_POLL_INTERVAL
+from musicapi_provider.links.place import Place
 from musicapi_provider.triggers.events import BEGIN
-from musicapi_provider.triggers.worker_free import place_of
 from musicapi_provider.webhooks.addresses import called_key
+
+if TYPE_CHECKING:
+    from musicapi_provider.links.place import HasPlace
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class MusicAPICallbackTrigger(BaseTrigger):
         self.until = until
         self.first_poll_time = first_poll_time
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
+    def serialize(self) -> tuple[str, dict[str, object]]:
         """Return class path and arguments."""
         arguments = {"token": self.token, "until": self.until, "first_poll_time": self.first_poll_time}
         return "musicapi_provider.webhooks.triggers.MusicAPICallbackTrigger", arguments
@@ -54,11 +57,11 @@ class MusicAPICallbackTrigger(BaseTrigger):
         yield TriggerEvent(dict(BEGIN))
 
 
-async def were_called(ti: Any, names: Sequence[str]) -> bool:
+async def were_called(ti: HasPlace, names: Sequence[str]) -> bool:
     """Tell whether callbacks have come for all of these, music tasks or tokens; not, where nobody can say."""
     try:
         for name in names:
-            if await XCom.aget_one(key=called_key(name), **place_of(ti)) is None:
+            if await XCom.aget_one(key=called_key(name), **Place.of(ti)._asdict()) is None:
                 return False
     except Exception as error:  # noqa: BLE001 - a paid wait must not end by that; it is polled as well
         log.warning("It is not known whether the API has called already: %s", error)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from musicapi_provider.api.client import MusicAPIClient
     from musicapi_provider.api.models import MusicTask, Track
     from musicapi_provider.hooks.base import MusicAPIBaseHook
-    from musicapi_provider.webhooks.airflow_tables import Place, Waiting
+    from musicapi_provider.links.place import Place
+    from musicapi_provider.webhooks.airflow_tables import Waiting
 
 log = logging.getLogger(__name__)
 
