@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
@@ -19,6 +19,7 @@ from musicapi_provider.exceptions import MusicAPIError, MusicAPINotSentError, Mu
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
+    from fsspec import AbstractFileSystem
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def local_path(path: ObjectStoragePath) -> Path | None:
     return Path(path.path) if path.protocol in ("", "file", "local") else None
 
 
-def file_system(path: ObjectStoragePath) -> Any:
+def file_system(path: ObjectStoragePath) -> AbstractFileSystem:
     """
     Return fsspec's file system of a path.
 

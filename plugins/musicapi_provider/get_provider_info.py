@@ -4,8 +4,6 @@ What Airflow's provider manager reads: the entry point ``apache_airflow_provider
 
 from __future__ import annotations
 
-from typing import Any
-
 _INTEGRATION = "MusicAPI"
 _CONFIG = {
     "musicapi": {
@@ -26,7 +24,7 @@ _CONFIG = {
 
 #: The form's fields, the frequent ones first; each is kept in the connection's extra. Without schema
 #: defaults: Airflow's form would write them into the connection, and freeze them there.
-_FIELDS: dict[str, Any] = {
+_FIELDS: dict[str, object] = {
     "timeout": {
         "label": "Request time-out",
         "description": "Seconds for one request; default 30.",
@@ -99,7 +97,7 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-_CONNECTION_TYPES: list[dict[str, Any]] = [
+_CONNECTION_TYPES: list[dict[str, object]] = [
     {
         "connection-type": "musicapi",
         "hook-class-name": "musicapi_provider.hooks.musicapi.MusicAPIHook",
@@ -117,7 +115,7 @@ _CONNECTION_TYPES: list[dict[str, Any]] = [
 ]
 
 
-def get_provider_info() -> dict[str, Any]:
+def get_provider_info() -> dict[str, object]:
     """Describe the provider: its connection type and form, its classes and its links."""
     return {
         "package-name": "airflow-provider-musicapi",
@@ -153,5 +151,5 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
-def _modules(*modules: str) -> list[dict[str, Any]]:
+def _modules(*modules: str) -> list[dict[str, object]]:
     return [{"integration-name": _INTEGRATION, "python-modules": list(modules)}]

@@ -208,7 +208,7 @@ class ReadSongFormOperator(BaseOperator):
         #: What the DAG declares. A run's params hold whatever its conf does, misspelt names as well.
         self.declared = frozenset(self.params)
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> dict[str, object]:
         """Return the body."""
         form = context["params"]
         body, wrong = _read(form)
@@ -219,7 +219,7 @@ class ReadSongFormOperator(BaseOperator):
         return body
 
 
-def _read(form: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
+def _read(form: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
     """Return the body that a form means, and what the API would refuse."""
     mode = _mode_of(form)
     text = "lyrics" if mode == LYRICS else "description"

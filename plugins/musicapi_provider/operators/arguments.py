@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk import ObjectStoragePath
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def text_of(value: Any) -> str | None:
+def text_of(value: object) -> str | None:
     """Return a text, ``None`` for nothing; a template makes the text "None" of an empty param."""
     return None if value is None or str(value).strip() in ("", "None") else str(value)
 
 
-def flag_of(name: str, value: Any) -> bool:
+def flag_of(name: str, value: object) -> bool:
     """Return a boolean; text from a template counts."""
     if isinstance(value, bool):
         return value
@@ -36,7 +36,7 @@ def flag_of(name: str, value: Any) -> bool:
         _refuse(name, str(error), value)
 
 
-def number_of(name: str, value: Any) -> float | None:
+def number_of(name: str, value: object) -> float | None:
     """Return a number, ``None`` for nothing; text from a template counts."""
     text = text_of(value)
     if text is None:
@@ -50,7 +50,7 @@ def number_of(name: str, value: Any) -> float | None:
     return number
 
 
-def mapping_of(name: str, value: Any) -> dict[str, str]:
+def mapping_of(name: str, value: object) -> dict[str, str]:
     """Return a mapping of texts; a JSON object as text counts."""
     if isinstance(value, str) and value.strip().startswith("{"):
         try:
@@ -89,10 +89,10 @@ def open_folder(name: str, uri: str) -> ObjectStoragePath:
     return folder
 
 
-def policy_of(value: Any) -> UnknownOutcome:
+def policy_of(value: object) -> UnknownOutcome:
     """Return what to do about a lost answer."""
     try:
-        return UnknownOutcome(value)
+        return UnknownOutcome(str(value))
     except ValueError:
         _refuse(
             "on_unknown_outcome",
@@ -101,7 +101,7 @@ def policy_of(value: Any) -> UnknownOutcome:
         )
 
 
-def check_policy(value: Any) -> None:
+def check_policy(value: object) -> None:
     """
     Refuse a policy that is none, unless it is a template: a slip must not wait for the bad day.
 
@@ -123,5 +123,5 @@ def seconds_of(name: str, value: timedelta | float) -> float:
     return seconds
 
 
-def _refuse(name: str, rule: str, value: Any) -> NoReturn:
+def _refuse(name: str, rule: str, value: object) -> NoReturn:
     raise MusicAPIInvalidRequestError(f"{name}: {rule}; got {value!r}. Nothing was sent.")

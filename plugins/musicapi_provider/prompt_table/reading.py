@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from musicapi_provider.api.bodies import Problem, check_body, complete_body, typed_fields
 from musicapi_provider.exceptions import MusicAPIPromptTableError
@@ -48,7 +48,7 @@ class PromptRow:
     """One row: its name, the complete request body, and the line it begins on (Parquet, SQL: its number)."""
 
     prompt_id: str
-    body: dict[str, Any]
+    body: dict[str, object]
     line: int
 
     def as_dict(self) -> dict[str, object]:
@@ -169,7 +169,7 @@ def _prompt_id(raw: RawRow, lines: dict[str, int], problems: Problems) -> str:
     return prompt_id
 
 
-def _typed(raw: RawRow, problems: Problems) -> dict[str, Any]:
+def _typed(raw: RawRow, problems: Problems) -> dict[str, object]:
     fields, found = typed_fields({name: cell.value for name, cell in raw.cells.items() if name != KEY})
     for problem in found:
         problems.add(raw.line, raw.cells[problem.field].column, str(problem))

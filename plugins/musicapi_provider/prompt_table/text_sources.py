@@ -34,7 +34,7 @@ EXACT_FLOATS = 2**53
 class Cell:
     """A value with its place; ``column`` counts from 1, 0 where the format has no columns."""
 
-    value: Any
+    value: object
     column: int
 
 
@@ -46,7 +46,7 @@ class RawRow:
     cells: Mapping[str, Cell]
 
     @classmethod
-    def of(cls, line: int, columns: Iterable[str], values: Iterable[Any]) -> RawRow:
+    def of(cls, line: int, columns: Iterable[str], values: Iterable[object]) -> RawRow:
         """Put values under their columns, which count from 1."""
         cells = zip(columns, values, strict=True)
         return cls(line, {name: Cell(value, at) for at, (name, value) in enumerate(cells, 1)})
@@ -210,7 +210,7 @@ def json_rows(file: IO[bytes], problems: Problems) -> Iterator[RawRow]:
             yield RawRow(line, {name: Cell(one_number(name, value), 0) for name, value in values.items()})
 
 
-def one_number(name: str, value: Any) -> Any:
+def one_number(name: str, value: object) -> object:
     """
     Give a number the one type that its field has in every source; leave the rest to the check.
 

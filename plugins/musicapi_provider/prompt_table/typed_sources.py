@@ -25,6 +25,8 @@ from musicapi_provider.prompt_table.text_sources import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from airflow.providers.common.sql.hooks.sql import DbApiHook
     from airflow.sdk import Connection
 
@@ -63,7 +65,7 @@ def parquet_rows(file: IO[bytes], problems: Problems) -> Iterator[RawRow]:
         ) from None
 
 
-def _open_parquet(file: IO[bytes]) -> Any:
+def _open_parquet(file: IO[bytes]) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -77,14 +79,14 @@ def _open_parquet(file: IO[bytes]) -> Any:
         pa.set_memory_pool(usual)
 
 
-def _python_values(column: Any) -> list[Any]:
+def _python_values(column: pa.Array) -> list[object]:
     """Make Python objects of a column, whatever it holds."""
     import pyarrow as pa
 
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
     try:
-        values: list[Any] = column.to_pylist()
+        values: list[object] = column.to_pylist()
     except (ValueError, OverflowError):  # text that is no UTF-8, nanoseconds, dates after the year 9999
         return [_python_value(cell) for cell in column]
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
@@ -93,7 +95,7 @@ def _python_values(column: Any) -> list[Any]:
     return values
 
 
-def _python_value(cell: Any) -> Any:
+def _python_value(cell: pa.Scalar) -> object:
     """Return a value or, where Python has none, something that the check refuses and can show."""
     import pyarrow as pa
 
@@ -108,7 +110,12 @@ def _python_value(cell: Any) -> Any:
 # -- SQL ----------------------------------------------------------------------------------------------------
 
 
-def query_rows(sql: str, conn_id: str, parameters: Any, problems: Problems) -> Iterator[RawRow]:
+def query_rows(
+    sql: str,
+    conn_id: str,
+    parameters: Iterable[object] | Mapping[str, object] | None,
+    problems: Problems,
+) -> Iterator[RawRow]:
     """
     Run a query by an Airflow connection and read its rows.
 
@@ -117,7 +124,7 @@ def query_rows(sql: str, conn_id: str, parameters: Any, problems: Problems) -> I
     """
     connection, hook = _hook_of(conn_id)
     columns: list[str] = []
-    rows: list[Any] = []
+    rows: list[Iterable[object]] = []
 
     def keep(cursor: Any) -> None:  # returns nothing: some hooks rebuild what a handler returns
         description = getattr(cursor, "description", None)
@@ -202,13 +209,15 @@ def _words(error: Exception, connection: Connection) -> str:
 # -- types --------------------------------------------------------------------------------------------------
 
 
-def _typed_rows(columns: Sequence[str], rows: Iterable[Iterable[Any]], *, after: int = 0) -> Iterator[RawRow]:
+def _typed_rows(
+    columns: Sequence[str], rows: Iterable[Iterable[object]], *, after: int = 0
+) -> Iterator[RawRow]:
     kinds = [_reading(name) for name in columns]
     for count, row in enumerate(rows, after + 1):
         yield RawRow.of(count, columns, [kind(value) for kind, value in zip(kinds, row, strict=True)])
 
 
-def _reading(name: str) -> Callable[[Any], Any]:
+def _reading(name: str) -> Callable[[object], object]:
     """
     Return how a column's values become what its field wants; what cannot is left to the check.
 
@@ -217,7 +226,7 @@ def _reading(name: str) -> Callable[[Any], Any]:
     """
     kind = FIELDS.get(name, str)
 
-    def read(value: Any) -> Any:
+    def read(value: object) -> object:
         if value is None or isinstance(value, (str, bool)):
             return value
         if isinstance(value, UUID):

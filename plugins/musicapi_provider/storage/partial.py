@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from musicapi_provider.files import file_system, is_object_store, list_names, make_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
+    from fsspec import AbstractFileSystem
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ def _purpose(part_name: str) -> str:
     return part_name.partition(".")[0]
 
 
-def _remove(fs: Any, path: str) -> None:
+def _remove(fs: AbstractFileSystem, path: str) -> None:
     try:
         fs.rm_file(path)
     except FileNotFoundError:

@@ -209,7 +209,7 @@ def deferred(session: Session, place: Place) -> Waiting | None:
     return Waiting(place, trigger.id, trigger.classpath, trigger.kwargs, trigger.created_date)
 
 
-def end(session: Session, waiting: Waiting, xcom: Mapping[str, Any]) -> bool:
+def end(session: Session, waiting: Waiting, xcom: Mapping[str, object]) -> bool:
     """
     End a deferred task instance with success.
 
@@ -227,7 +227,7 @@ def end(session: Session, waiting: Waiting, xcom: Mapping[str, Any]) -> bool:
     return True
 
 
-def resume(session: Session, waiting: Waiting, event: Mapping[str, Any]) -> bool:
+def resume(session: Session, waiting: Waiting, event: Mapping[str, object]) -> bool:
     """Let a worker go on with a deferred task instance, with an event as its trigger would yield it."""
     if not _still_waits(session, waiting):
         return False
@@ -235,7 +235,7 @@ def resume(session: Session, waiting: Waiting, event: Mapping[str, Any]) -> bool
     return True
 
 
-def push(session: Session, place: Place, key: str, value: Any) -> None:
+def push(session: Session, place: Place, key: str, value: object) -> None:
     """Write an XCom, as Airflow keeps one: plain JSON."""
     XComModel.set(key=key, value=value, **place._asdict(), serialize=False, session=session)
 
@@ -246,7 +246,7 @@ def is_followed(session: Session, asset: Asset) -> bool:
     return model is not None and model.active is not None
 
 
-def update_asset(session: Session, asset: Asset, extra: Mapping[str, Any]) -> None:
+def update_asset(session: Session, asset: Asset, extra: Mapping[str, object]) -> None:
     """Record an event of an asset; DAGs that are scheduled by it run."""
     model = _asset(session, asset)
     if model is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow import __version__ as airflow_version
 from airflow.sdk import conf
@@ -28,7 +28,7 @@ from musicapi_provider.webhooks.addresses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from airflow.sdk import Context
 
@@ -131,6 +131,6 @@ class Callbacks:
 
     def music_task_of(self, token: str) -> str | None:
         """Return the music task that a purchase's callback was about, ``None`` while none has come."""
-        told: Mapping[str, Any] | Any = TaskStateStore(self._context).get(callback_key(token))
+        told = TaskStateStore(self._context).get(callback_key(token))
         music_task_id = told.get("music_task_id") if isinstance(told, dict) else None
         return music_task_id if isinstance(music_task_id, str) and music_task_id else None
