@@ -10,12 +10,15 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from musicapi_provider.exceptions import MusicAPIStorageError
 from musicapi_provider.text import clean
 
 if TYPE_CHECKING:
+    from mutagen import FileType
+    from mutagen.id3 import ID3
+
     from musicapi_provider.api.models import Track
     from musicapi_provider.storage.partial import PartFile
     from musicapi_provider.storage.records import About
@@ -122,7 +125,10 @@ def _write_tagged(source: PartFile, target: PartFile, suffix: str, tags: Tags) -
         with source.open() as file:
             shutil.copyfileobj(file, local, _CHUNK)
         try:
-            _WRITERS[suffix](local, tags)
+            local.seek(0)
+            audio = _TAGGED[suffix](local, tags)
+            local.seek(0)
+            audio.save(local)
         except Exception as error:
             raise TagError(f"{type(error).__name__}: {error}") from error
         local.seek(0)
@@ -132,37 +138,30 @@ def _write_tagged(source: PartFile, target: PartFile, suffix: str, tags: Tags) -
         target.close()
 
 
-def _write_mp3(file: IO[bytes], tags: Tags) -> None:
-    from mutagen import id3 as mutagen_id3
+def _mp3(file: IO[bytes], tags: Tags) -> ID3:
+    from mutagen.id3 import ID3, ID3NoHeaderError
 
-    module: Any = mutagen_id3  # untyped
-    file.seek(0)
     try:
-        id3 = module.ID3(file)
-    except module.ID3NoHeaderError:
-        id3 = module.ID3()
+        id3 = ID3(file)
+    except ID3NoHeaderError:
+        id3 = ID3()
     _fill_id3(id3, tags)
-    file.seek(0)
-    id3.save(file)
+    return id3
 
 
-def _write_wav(file: IO[bytes], tags: Tags) -> None:
-    from mutagen import wave as mutagen_wave
+def _wav(file: IO[bytes], tags: Tags) -> FileType:
+    from mutagen.wave import WAVE
 
-    module: Any = mutagen_wave  # untyped
-    file.seek(0)
-    wave = module.WAVE(file)
+    wave = WAVE(file)
     if wave.tags is None:
         wave.add_tags()
     _fill_id3(wave.tags, tags)
-    file.seek(0)
-    wave.save(file)
+    return wave
 
 
-def _fill_id3(id3: Any, tags: Tags) -> None:
-    from mutagen import id3 as mutagen_id3
+def _fill_id3(id3: ID3, tags: Tags) -> None:
+    from mutagen import id3 as frames
 
-    frames: Any = mutagen_id3  # untyped
     utf8 = 3
     for frame, text in ((frames.TIT2, tags.title), (frames.TCON, tags.genre)):
         if text:
@@ -178,12 +177,10 @@ def _fill_id3(id3: Any, tags: Tags) -> None:
         id3.add(frames.APIC(encoding=utf8, mime=mime, type=front, desc="Cover", data=content))
 
 
-def _write_m4a(file: IO[bytes], tags: Tags) -> None:
-    from mutagen import mp4 as mutagen_mp4
+def _m4a(file: IO[bytes], tags: Tags) -> FileType:
+    from mutagen.mp4 import MP4, MP4Cover
 
-    module: Any = mutagen_mp4  # untyped
-    file.seek(0)
-    mp4 = module.MP4(file)
+    mp4 = MP4(file)
     if mp4.tags is None:
         mp4.add_tags()
     texts = {"\xa9nam": tags.title, "\xa9gen": tags.genre, "\xa9cmt": tags.comment, "\xa9lyr": tags.lyrics}
@@ -192,10 +189,10 @@ def _write_m4a(file: IO[bytes], tags: Tags) -> None:
             mp4.tags[name] = [text]
     if tags.cover:
         content, suffix = tags.cover
-        form = module.MP4Cover.FORMAT_PNG if suffix == ".png" else module.MP4Cover.FORMAT_JPEG
-        mp4.tags["covr"] = [module.MP4Cover(content, imageformat=form)]
-    file.seek(0)
-    mp4.save(file)
+        form = MP4Cover.FORMAT_PNG if suffix == ".png" else MP4Cover.FORMAT_JPEG
+        mp4.tags["covr"] = [MP4Cover(content, imageformat=form)]
+    return mp4
 
 
-_WRITERS = {".mp3": _write_mp3, ".wav": _write_wav, ".m4a": _write_m4a}
+#: Read an audio file, and give it its tags; to be saved.
+_TAGGED = {".mp3": _mp3, ".wav": _wav, ".m4a": _m4a}

@@ -29,7 +29,7 @@ from musicapi_provider.api.models import Track
 from musicapi_provider.exceptions import MusicAPIAuthError, MusicAPIStorageError, Spent
 from musicapi_provider.storage import About, TrackStore
 from musicapi_provider.storage.downloads import ATTEMPTS
-from musicapi_provider.storage.tags import _WRITERS
+from musicapi_provider.storage.tags import _TAGGED
 from tests.media import MediaServer, frames, media_server
 from tests.s3 import S3Bucket, s3_bucket
 
@@ -793,7 +793,7 @@ def test_file_that_takes_no_tags_is_stored_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A failure of the tags is no failure of the music."""
-    monkeypatch.setitem(_WRITERS, ".mp3", lambda *_: 1 / 0)
+    monkeypatch.setitem(_TAGGED, ".mp3", lambda *_: 1 / 0)
     record = open_store(embed_tags=True).store(track)
     content = destination.read(f"{track.clip_id}.mp3")
 
