@@ -28,11 +28,10 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.waiting.pace import Pace
 from musicapi_provider.waiting.schedule import Expectation, Experience, next_delay
-from musicapi_provider.waiting.wait import MIN_PAUSE, Wait
+from musicapi_provider.waiting.wait import MIN_PAUSE, Wait, answer_about_async
 
 if TYPE_CHECKING:
     from musicapi_provider.api.async_client import MusicAPIAsyncClient
-    from musicapi_provider.api.models import MusicTask
 
 log = logging.getLogger(__name__)
 
@@ -150,13 +149,13 @@ class Poller:
             pause = min(left, CLOCK_CHECK, wait.seconds_to_line)
             await asyncio.wait([waiter.outcome], timeout=max(pause, MIN_PAUSE))
             if not waiter.outcome.done():
-                wait.log_progress(self._seconds_to_look(waiter))
+                wait.log_progress(self._seconds_to_poll(waiter))
         if not waiter.outcome.done():
             return "timeout"
         waiter.outcome.result()
         return "finished"
 
-    def _seconds_to_look(self, waiter: _Waiter) -> float:
+    def _seconds_to_poll(self, waiter: _Waiter) -> float:
         due = min((poll.due for poll in self._queue if poll.waiter is waiter), default=0.0)
         return max(max(due, self.pace.next_at) - self._loop.time(), 0.0)
 
@@ -197,11 +196,7 @@ class Poller:
 
     async def _poll(self, poll: _Poll) -> None:
         waiter, wait = poll.waiter, poll.waiter.wait
-        answer: MusicTask | MusicAPIError
-        try:
-            answer = await self.client.get_task(poll.id, retry=False)
-        except MusicAPIError as error:
-            answer = error
+        answer = await answer_about_async(self.client, poll.id)
         self.pace.heed(answer, self._loop.time())
         if waiter.outcome.done():
             return

@@ -190,6 +190,24 @@ def _name_of(track: Track) -> str:
     return title if track.duration is None else f"{title} ({track.duration:.0f} s)"
 
 
+def answer_about(client: MusicAPIClient, music_task_id: str) -> MusicTask | MusicAPIError:
+    """Ask once about a music task; return the answer, or why there is none."""
+    try:
+        return client.get_task(music_task_id, retry=False)
+    except MusicAPIError as error:
+        return error
+
+
+async def answer_about_async(
+    client: MusicAPIAsyncClient, music_task_id: str, *, retry: bool = False
+) -> MusicTask | MusicAPIError:
+    """Ask about a music task; asynchronous twin of :func:`answer_about`."""
+    try:
+        return await client.get_task(music_task_id, retry=retry)
+    except MusicAPIError as error:
+        return error
+
+
 def poll(client: MusicAPIClient, wait: Wait) -> None:
     """
     Poll once every music task that is not final yet.
@@ -199,12 +217,7 @@ def poll(client: MusicAPIClient, wait: Wait) -> None:
     :raises MusicAPIError: something that concerns the account, such as a revoked key.
     """
     for id_ in wait.pending:
-        answer: MusicTask | MusicAPIError
-        try:
-            answer = client.get_task(id_, retry=False)
-        except MusicAPIError as error:
-            answer = error
-        wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)
+        wait.learn(id_, answer_about(client, id_), allow_http=client.settings.allow_http_audio)
 
 
 async def poll_async(client: MusicAPIAsyncClient, wait: Wait, *, retry: bool = False) -> None:
@@ -214,11 +227,7 @@ async def poll_async(client: MusicAPIAsyncClient, wait: Wait, *, retry: bool = F
     :param retry: Repeat on passing failures: for whoever does not poll again.
     """
     for id_ in wait.pending:
-        answer: MusicTask | MusicAPIError
-        try:
-            answer = await client.get_task(id_, retry=retry)
-        except MusicAPIError as error:
-            answer = error
+        answer = await answer_about_async(client, id_, retry=retry)
         wait.learn(id_, answer, allow_http=client.settings.allow_http_audio)
 
 

@@ -19,7 +19,7 @@ from musicapi_provider.api.verdict import judge
 from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.links.extra_links import media_links
 from musicapi_provider.triggers.events import BEGIN, FIRST_POLL_OF_TRIGGER, event_about
-from musicapi_provider.waiting.wait import Wait, doubts_from
+from musicapi_provider.waiting.wait import Wait, answer_about, doubts_from
 from musicapi_provider.webhooks import airflow_tables as tables
 from musicapi_provider.webhooks.assets import COMPLETED_TRACKS
 from musicapi_provider.webhooks.signature import Callback, Reason, RefusedError
@@ -157,10 +157,7 @@ class _Polls:
     def at(self, music_task_id: str) -> MusicTask | MusicAPIError:
         """Return the API's answer, or why there is none."""
         if music_task_id not in self._answers:
-            try:
-                self._answers[music_task_id] = self._client.get_task(music_task_id, retry=False)
-            except MusicAPIError as error:
-                self._answers[music_task_id] = error
+            self._answers[music_task_id] = answer_about(self._client, music_task_id)
         return self._answers[music_task_id]
 
 
