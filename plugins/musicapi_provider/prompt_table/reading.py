@@ -126,10 +126,7 @@ def _read(file: IO[bytes], name: str, skip_invalid: bool) -> list[PromptRow]:
 def _checked(raw_rows: Iterator[RawRow], problems: Problems, skip_invalid: bool) -> list[PromptRow]:
     rows = list(_rows(raw_rows, problems))
     if problems.lines and not skip_invalid:
-        raise MusicAPIPromptTableError(
-            f"The prompt table has {len(problems.lines)} problem(s); nothing was bought:",
-            problems=tuple(problems.lines),
-        )
+        raise problems.refusal()
     for line in problems.lines:
         log.warning("Left out: %s", line)
     if not rows:

@@ -67,10 +67,22 @@ class Problems:
     bad_rows: set[int] = field(default_factory=set)
 
     def add(self, line: int, column: int, text: str) -> None:
-        """Note a problem: ``file:line:column: text``, as compilers do."""
-        place = f"{self.name}:{line}" + (f":{column}" if column else "")
-        self.lines.append(f"{place}: {text}")
+        """
+        Note a problem: ``file:line:column: text``, as compilers do.
+
+        :param line: 0: of the table as a whole, and no column is named.
+        """
+        place = [self.name, *(str(number) for number in (line, line and column) if number)]
+        self.lines.append(f"{':'.join(place)}: {text}")
         self.bad_rows.add(line)
+
+    def refusal(self, next_step: str | None = None) -> MusicAPIPromptTableError:
+        """Return the error that says all of them."""
+        return MusicAPIPromptTableError(
+            f"The prompt table has {len(self.lines)} problem(s); nothing was bought:",
+            problems=tuple(self.lines),
+            next_step=next_step,
+        )
 
     def unreadable(self, text: str, next_step: str) -> MusicAPIPromptTableError:
         """Return the error for what ends the table: nothing after it can be read."""
@@ -81,34 +93,23 @@ class Problems:
         )
 
 
-def check_columns(
-    columns: Sequence[str], problems: Problems, *, line: int | None = None, hint: str = ""
-) -> None:
+def check_columns(columns: Sequence[str], problems: Problems, *, line: int = 0, hint: str = "") -> None:
     """
     Refuse columns that would make cells go nowhere, or nowhere certain.
 
-    :param line: The header's line, where there is one.
+    :param line: The header's line; 0: there is none.
     :param hint: What else may help, before the list of columns.
     :raises MusicAPIPromptTableError: all that is wrong with them.
     """
-    place = problems.name if line is None else f"{problems.name}:{line}"
-
-    def at(column: int) -> str:
-        return place if line is None else f"{place}:{column}"
-
-    found = [
-        f"{at(number)}: {_unknown(name)}" for number, name in enumerate(columns, 1) if name not in COLUMNS
-    ]
-    twice = sorted({name for name in columns if name in COLUMNS and columns.count(name) > 1})
-    found += [f"{at(columns.index(name) + 1)}: column {name!r} stands there twice" for name in twice]
+    for number, name in enumerate(columns, 1):
+        if name not in COLUMNS:
+            problems.add(line, number, _unknown(name))
+    for name in sorted({name for name in columns if name in COLUMNS and columns.count(name) > 1}):
+        problems.add(line, columns.index(name) + 1, f"column {name!r} stands there twice")
     if KEY not in columns:
-        found.append(f"{place}: has no column {KEY!r}, which names each row")
-    if found:
-        raise MusicAPIPromptTableError(
-            f"The prompt table has {len(found)} problem(s); nothing was bought:",
-            problems=tuple(found),
-            next_step=f"{hint}columns may be: {', '.join(COLUMNS)}.",
-        )
+        problems.add(line, 0, f"has no column {KEY!r}, which names each row")
+    if problems.lines:
+        raise problems.refusal(f"{hint}columns may be: {', '.join(COLUMNS)}.")
 
 
 def _unknown(column: str) -> str:
