@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
+import tenacity
+
 from musicapi_provider.files import file_system, is_object_store, list_names, make_folder
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ BLOCK = 8 * 1024 * 1024
 #: Bytes read at a time to look into a file: it is short looks at its two ends.
 READ_BLOCK = 256 * 1024
 _S3 = frozenset({"s3", "s3a", "s3n"})
+#: What others take away for a moment is there at the next try.
+_again = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(FileNotFoundError),
+    stop=tenacity.stop_after_attempt(5),
+    reraise=True,
+)
 
 
 class PartFile:
@@ -67,15 +75,13 @@ class PartFile:
     def restart(self) -> None:
         """Begin anew with an empty file."""
         self.discard()
-        for attempt in range(5):
-            make_folder(self.path.parent)
-            try:
-                self._file = file_system(self.path).open(self.path.path, "wb", block_size=BLOCK)
-            except FileNotFoundError:  # another run has just removed the empty subfolder
-                if attempt == 4:
-                    raise
-            else:
-                return
+        self._file = self._created()
+
+    @_again  # another run may just have removed the empty subfolder
+    def _created(self) -> IO[bytes]:
+        make_folder(self.path.parent)
+        created: IO[bytes] = file_system(self.path).open(self.path.path, "wb", block_size=BLOCK)
+        return created
 
     def write(self, chunk: bytes) -> None:
         """Append a piece."""
@@ -112,18 +118,12 @@ class PartFile:
         else:
             fs.mv(self.path.path, final.path)
 
+    @_again  # s3fs looks the size up in listings, and another thread's may be from before this file
     def _copy_to(self, final: ObjectStoragePath) -> None:
         """Copy within an object store; mv() would list and look up more than once."""
-        for attempt in range(3):
-            # s3fs looks the size up in listings, and another thread's may be from before this file.
-            file_system(self.path).invalidate_cache(self.path.parent.path)
-            try:
-                file_system(self.path).cp_file(self.path.path, final.path, **_content_type(final))
-            except FileNotFoundError:
-                if attempt == 2:
-                    raise
-            else:
-                return
+        fs = file_system(self.path)
+        fs.invalidate_cache(self.path.parent.path)
+        fs.cp_file(self.path.path, final.path, **_content_type(final))
 
     def discard(self) -> None:
         """Leave nothing behind; a cleaning-up must not hide the error that made it necessary."""
