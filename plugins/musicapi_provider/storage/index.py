@@ -14,6 +14,7 @@ import logging
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from musicapi_provider.api.bodies import prompt_of
@@ -143,21 +144,15 @@ def _row_of(clip_id: str, content: bytes, names: Collection[str]) -> IndexRow | 
     if stored.clip_id != clip_id or stored.file_name not in names:
         return None
     cover = (stored.cover_uri or "").rpartition("/")[2]
-    return IndexRow(
-        title=_cell(stored.title),
-        prompt_id=_cell(stored.prompt_id),
-        duration=_cell(stored.duration),
-        credits=_cell(about.credits),
-        file=_cell(stored.file_name),
-        cover=_cell(cover if cover in names else None),
-        music_task_id=_cell(stored.music_task_id),
-        clip_id=_cell(clip_id),
-        stored_at=_cell(sidecar.stored_at),
-        dag_id=_cell(about.dag_id),
-        run_id=_cell(about.run_id),
-        picked_by=_cell(about.picked_by),
-        prompt=_cell(about.prompt or prompt_of(about.body)),
-    )
+    facts = {
+        **asdict(about),
+        **asdict(stored),
+        "file": stored.file_name,
+        "cover": cover if cover in names else None,
+        "stored_at": sidecar.stored_at,
+        "prompt": about.prompt or prompt_of(about.body),
+    }
+    return IndexRow(*(_cell(facts[column]) for column in COLUMNS))
 
 
 def _cell(value: str | float | None) -> str:
