@@ -40,6 +40,7 @@ from musicapi_provider.webhooks.addresses import callback_key, called_key, payer
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
 TASK_TRIGGER = "musicapi_provider.triggers.musicapi.MusicAPITaskTrigger"
@@ -141,22 +142,21 @@ def bought(session: Session, place: Place, token: str) -> str | None:
 
 def is_bought_elsewhere(session: Session, music_task_id: str, place: Place) -> bool:
     """Tell whether another task instance has bought a music task."""
-    rows = session.execute(
-        select(XComModel.dag_id, XComModel.run_id, XComModel.task_id, XComModel.map_index).where(
-            XComModel.key == xcoms.MUSIC_TASK_ID, cast(XComModel.value, String) == json.dumps(music_task_id)
-        )
+    buyers = _with_xcom(
+        session, xcoms.MUSIC_TASK_ID, cast(XComModel.value, String) == json.dumps(music_task_id)
     )
-    return any(Place(*row) != place for row in rows)
+    return any(buyer != place for buyer in buyers)
 
 
 def waiting_for(session: Session, music_task_id: str) -> list[Place]:
     """Return the task instances that have said that they wait for a music task."""
-    rows = session.execute(
-        select(XComModel.dag_id, XComModel.run_id, XComModel.task_id, XComModel.map_index).where(
-            XComModel.key == waits_for_key(music_task_id)
-        )
-    )
-    return [Place(*row) for row in rows]
+    return _with_xcom(session, waits_for_key(music_task_id))
+
+
+def _with_xcom(session: Session, key: str, *conditions: ColumnElement[bool]) -> list[Place]:
+    """Return the task instances that have left an XCom under a key."""
+    columns = select(XComModel.dag_id, XComModel.run_id, XComModel.task_id, XComModel.map_index)
+    return [Place(*row) for row in session.execute(columns.where(XComModel.key == key, *conditions))]
 
 
 def leave_note(session: Session, place: Place, name: str) -> None:
