@@ -8,11 +8,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from musicapi_provider.waiting.notices import NoNotices
+from musicapi_provider.waiting.notices import Notices
 
 if TYPE_CHECKING:
     from musicapi_provider.api.settings import ClientSettings
-    from musicapi_provider.waiting.notices import Notices
 
 #: Module and class, by name: nothing below them knows them, and the package works without.
 IMPLEMENTATION = "musicapi_provider.webhooks.notices", "WebhookNotices"
@@ -26,7 +25,7 @@ def implementation() -> Callable[[ClientSettings, bool | None, str], Notices]:
     except ModuleNotFoundError as error:
         if error.name not in (module, module.rpartition(".")[0]):
             raise
-        return lambda *_: NoNotices()
+        return lambda *_: Notices()
     return found
 
 

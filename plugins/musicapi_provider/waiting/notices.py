@@ -8,7 +8,7 @@ Whoever waits polls in any case; where a notice is expected, rarely. Who gives n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from musicapi_provider.waiting.wait import Wait
 
 
-class Notices(Protocol):
+class Notices:
     """
-    What the tasks of a connection are told.
+    What the tasks of a connection are told: here, nothing; who gives notices says otherwise.
 
     Methods with a ``context`` are for workers, coroutines for triggerers, whose task instance is ``ti``.
     """
@@ -45,49 +45,18 @@ class Notices(Protocol):
 
     async def have_come(self, ti: TaskInstance, music_task_ids: Sequence[str]) -> bool:
         """Tell whether there are notices about all of these; not, where nobody can say."""
+        return False
 
     def callbacks(self, context: Context) -> Callbacks | None:
         """Return how purchases of this task are named by notices; ``None``: they are not."""
 
     def patience(self, timeout: float) -> float:
         """Return the seconds for which a notice about a lost answer is worth waiting for."""
+        return 0.0
 
     def await_name(self, context: Context, token: str, until: float) -> None:
         """Block until a purchase is named, or until then (epoch seconds)."""
 
     def naming_trigger(self, token: str, until: float, first_poll_time: float) -> BaseTrigger:
         """Return what waits in the triggerer for that; its event makes a worker begin anew."""
-
-
-class NoNotices:
-    """Nobody tells anything."""
-
-    def poll_interval(self, music_task_ids: Sequence[str], *, begun: bool = True) -> None:
-        """None are expected."""
-
-    def announce(self, context: Context, wait: Wait) -> None:
-        """Nobody wants to know."""
-
-    def withdraw(self, context: Context, music_task_ids: Iterable[str]) -> None:
-        """Nobody wants to know."""
-
-    async def announce_here(self, ti: TaskInstance, wait: Wait) -> None:
-        """Nobody wants to know."""
-
-    async def have_come(self, ti: TaskInstance, music_task_ids: Sequence[str]) -> bool:
-        """None has."""
-        return False
-
-    def callbacks(self, context: Context) -> None:
-        """None name a purchase."""
-
-    def patience(self, timeout: float) -> float:
-        """None is worth waiting for."""
-        return 0.0
-
-    def await_name(self, context: Context, token: str, until: float) -> None:
-        """None will come."""
-
-    def naming_trigger(self, token: str, until: float, first_poll_time: float) -> BaseTrigger:
-        """None will come, so :meth:`patience` keeps everybody from asking."""
-        raise NotImplementedError
+        raise NotImplementedError  # with no patience nobody asks

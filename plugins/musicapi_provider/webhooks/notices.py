@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk.execution_time.xcom import XCom
 
 from musicapi_provider.links.place import Place
+from musicapi_provider.waiting.notices import Notices
 from musicapi_provider.webhooks.addresses import MOST_EXPECTED, called_key, waits_for_key
 from musicapi_provider.webhooks.expectation import Callbacks, expected_webhook, required_webhook
 
@@ -34,7 +35,7 @@ CALLBACK_PAUSE = 5.0
 CALLBACK_PATIENCE = 600.0
 
 
-class WebhookNotices:
+class WebhookNotices(Notices):
     """
     The notices of one connection.
 

@@ -9,7 +9,7 @@ import pytest
 
 from musicapi_provider.api.settings import ClientSettings
 from musicapi_provider.hooks.notices import IMPLEMENTATION, notices_of
-from musicapi_provider.waiting.notices import NoNotices
+from musicapi_provider.waiting.notices import Notices
 from musicapi_provider.waiting.wait import Wait
 from tests.conftest import PROJECT
 
@@ -34,7 +34,7 @@ async def test_package_without_webhooks_polls(monkeypatch: pytest.MonkeyPatch) -
     await notices.announce_here(nobody, Wait(["a"], 1.0))
     notices.await_name(nobody, "token", 0.0)
 
-    assert isinstance(notices, NoNotices)
+    assert type(notices) is Notices
     assert notices.poll_interval(["a"]) is None
     assert not await notices.have_come(nobody, ["a"])
     assert notices.callbacks(nobody) is None
