@@ -65,14 +65,22 @@ def airflow_errors(*, buys: bool = False) -> Iterator[None]:
         raise AirflowFailException(str(error)) from error
 
 
-class WaitsForTracks(BaseOperator, ShowsFacts):
+class TalksToAPI(BaseOperator, ShowsFacts):
+    """What all operators share that ask the API: a hook by their connection."""
+
+    @cached_property
+    def hook(self) -> MusicAPIBaseHook:
+        """The hook; made at run time, when templates are rendered."""
+        return MusicAPIBaseHook(self.musicapi_conn_id)
+
+
+class WaitsForTracks(TalksToAPI):
     """
     What the sensor and the waiting create operator share: poll, defer, resume, collect.
 
     Whoever resumes polls again, with the code of the first poll, so every mode ends the same way.
     """
 
-    musicapi_conn_id: str
     timeout: float
     fail_on_partial: bool
     include_lyrics: bool
@@ -84,11 +92,6 @@ class WaitsForTracks(BaseOperator, ShowsFacts):
     ends_in_triggerer: bool = False
     #: Whether notices are expected when the music tasks are done; ``None``: as the connection says.
     webhook: bool | None = None
-
-    @cached_property
-    def hook(self) -> MusicAPIBaseHook:
-        """The hook; made at run time, when templates are rendered."""
-        return MusicAPIBaseHook(self.musicapi_conn_id)
 
     @cached_property
     def notices(self) -> Notices:

@@ -7,14 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator
-
 from musicapi_provider.api.models import Track
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
 from musicapi_provider.links.extra_links import MusicAPICoverLink, MusicAPIListenLink, MusicAPITracksLink
-from musicapi_provider.links.shown import ShowsFacts
-from musicapi_provider.operators.control_flow import airflow_errors
+from musicapi_provider.operators.control_flow import TalksToAPI, airflow_errors
 from musicapi_provider.operators.storing import orders_of, store_tracks
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES
 
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
 
 
-class MusicAPIStoreTracksOperator(BaseOperator, ShowsFacts):
+class MusicAPIStoreTracksOperator(TalksToAPI):
     """
     Download tracks and store them, checked, in any object storage. Costs no credits; safe to repeat.
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
-from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import xcoms
 from musicapi_provider.operators.arguments import folder_of
 from musicapi_provider.storage import DEFAULT_CONCURRENCY, DEFAULT_MAX_BYTES, TrackStore
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from musicapi_provider.api.models import Track
+    from musicapi_provider.hooks.base import MusicAPIBaseHook
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +28,14 @@ class StoresTracks(Protocol):
     """What storing needs to know of an operator."""
 
     destination: Any
-    musicapi_conn_id: str
     store_cover: bool
     embed_tags: bool
     prompt_id: str | None
     outlets: Any
+
+    @property
+    def hook(self) -> MusicAPIBaseHook:
+        """Its connection."""
 
 
 def store_tracks(
@@ -57,7 +60,7 @@ def store_tracks(
     }
     folder = folder_of("destination", operator.destination)
     context["ti"].xcom_push(key=xcoms.DESTINATION, value=operator.destination.rstrip("/"))
-    hook = MusicAPIBaseHook(operator.musicapi_conn_id)
+    hook = operator.hook
     # The client is made here: threads, which may ask for fresh tracks, cannot ask Airflow.
     with TrackStore(
         folder,

@@ -8,16 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator, ObjectStoragePath
+from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import MusicAPIIncompleteTableError, MusicAPIInvalidRequestError
-from musicapi_provider.hooks.base import MusicAPIBaseHook
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPIManifestLink, MusicAPITracksLink
-from musicapi_provider.links.shown import ShowsFacts
 from musicapi_provider.operators.arguments import flag_of, folder_of, mapping_of, number_of, text_of
-from musicapi_provider.operators.control_flow import airflow_errors
+from musicapi_provider.operators.control_flow import TalksToAPI, airflow_errors
 from musicapi_provider.prompt_table import query_prompt_table, read_prompt_table
 from musicapi_provider.prompt_table.manifest import Counts, check_complete, counts_of, write_manifest_file
 from musicapi_provider.prompt_table.plan import plan_rows
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from musicapi_provider.prompt_table import PromptRow, Row
 
 
-class WorksOnPromptTable(BaseOperator, ShowsFacts):
+class WorksOnPromptTable(TalksToAPI):
     """
     What all operators of a prompt table share: its folder and its account.
 
@@ -43,11 +41,6 @@ class WorksOnPromptTable(BaseOperator, ShowsFacts):
         super().__init__(**kwargs)
         self.destination = destination
         self.musicapi_conn_id = musicapi_conn_id
-
-    @cached_property
-    def hook(self) -> MusicAPIBaseHook:
-        """The hook; made at run time, when templates are rendered."""
-        return MusicAPIBaseHook(self.musicapi_conn_id)
 
     @cached_property
     def folder(self) -> ObjectStoragePath:
