@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from airflow.sdk import BaseOperator, ObjectStoragePath, Param
 from airflow.sdk.exceptions import AirflowFailException
@@ -22,6 +23,7 @@ from musicapi_provider.api.bodies import (
     length,
     typed_fields,
 )
+from musicapi_provider.files import put_whole, remove
 from musicapi_provider.forms.fields import Field, chosen, destination_field
 
 if TYPE_CHECKING:
@@ -266,8 +268,10 @@ def _contradictions(form: Mapping[str, object]) -> Iterator[str]:
 def _unusable(destination: str | None) -> list[str]:
     if destination is None:
         return []
-    try:
-        ObjectStoragePath(destination).mkdir(parents=True, exist_ok=True)
+    try:  # not mkdir(): it would make a bucket of a slip
+        probe = ObjectStoragePath(destination) / f".probe-{uuid4().hex[:12]}"
+        put_whole(probe, [])
+        remove(probe)
     except Exception as error:  # noqa: BLE001 - each storage has its own; a song needs a place before it is paid
         return [f"Destination: cannot be written to: {error}"]
     return []

@@ -13,9 +13,12 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from musicapi_provider.api.bodies import DEFAULT_MV
 from musicapi_provider.forms import read_song_form, song_form, table_form
+from tests.s3 import s3_bucket as s3_bucket
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.s3 import S3Bucket
 
 #: What every body has.
 ALWAYS = {"task_type": "create_music", "mv": DEFAULT_MV}
@@ -41,6 +44,22 @@ def test_few_fields_are_enough_for_a_song(tmp_path: Path) -> None:
     }
     assert (tmp_path / "music").is_dir()
     assert form["description"].schema["title"] == "Description"
+
+
+def test_folder_in_a_bucket_is_tried_and_left_as_it_is(s3_bucket: S3Bucket) -> None:
+    """Before anything is paid."""
+    read(song_form(s3_bucket.uri, only=["description", "destination"]), description="rain")
+
+    assert s3_bucket.sizes() == {}
+
+
+def test_slip_in_the_name_of_a_bucket_makes_none(s3_bucket: S3Bucket) -> None:
+    """The song would be paid for, and stored where nobody looks."""
+    form = song_form(s3_bucket.uri.replace("music-", "musik-"), only=["description", "destination"])
+    with pytest.raises(AirflowFailException, match="Destination: cannot be written to: "):
+        read(form, description="rain")
+
+    assert [one["Name"] for one in s3_bucket.client.list_buckets()["Buckets"]] == [s3_bucket.name]
 
 
 def test_without_a_description_lyrics_are_sung() -> None:
