@@ -75,8 +75,6 @@ class TrackStore:
         if concurrency < 1:
             raise ValueError(f"concurrency must be 1 or more; got {concurrency!r}")
         self.folder = folder
-        self.settings = settings
-        self.max_bytes = max_bytes
         self.store_cover = store_cover
         self.embed_tags = embed_tags
         self.fresh_tracks = fresh_tracks
