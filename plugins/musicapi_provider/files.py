@@ -6,12 +6,15 @@ No answer is never taken for "nothing there": whoever decides about money by a f
 
 from __future__ import annotations
 
+import errno
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
 
 import tenacity
 
@@ -135,6 +138,58 @@ def put_whole(path: ObjectStoragePath, content: Iterable[bytes]) -> None:
     make_folder(path.parent)
     with path.fs.open(path.path, "wb") as file:
         file.writelines(content)
+
+
+def create_whole(path: ObjectStoragePath, content: bytes) -> bool:
+    """
+    Create a small file unless there is one; of all who ask at the same time, one does.
+
+    :return: Whether it was created.
+    :raises NotImplementedError: the storage has no such thing.
+    """
+    if (local := local_path(path)) is not None:
+        return _create_here(local, content)
+    if not _creates_exclusively(type(path.fs)):
+        raise NotImplementedError(f"{path.protocol} cannot create exclusively")
+    make_folder(path.parent)
+    try:
+        path.fs.pipe_file(path.path, content, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _create_here(path: Path, content: bytes) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{uuid4().hex[:12]}")
+    new.write_bytes(content)
+    try:
+        os.link(new, path)  # the name appears with its content, for one of all who ask
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise NotImplementedError("this disk has no hard links") from error
+        raise
+    finally:
+        new.unlink(missing_ok=True)
+    return True
+
+
+def _creates_exclusively(kind: type) -> bool:
+    """
+    Tell whether a kind of fsspec's file systems has an exclusive create of its own.
+
+    fsspec's general one asks whether there is a file, then writes one: another process comes in between.
+    """
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    for name, general in (("_pipe_file", AsyncFileSystem), ("pipe_file", AbstractFileSystem)):
+        own, inherited = getattr(kind, name, None), getattr(general, name, None)
+        if own not in (None, inherited) and "mode" in inspect.signature(own).parameters:
+            return True
+    return False
 
 
 def _put_here(path: Path, content: Iterable[bytes]) -> None:

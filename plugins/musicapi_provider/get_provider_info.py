@@ -16,7 +16,26 @@ _CONFIG = {
                 "type": "string",
                 "example": None,
                 "default": "musicapi_default",
-            }
+            },
+            "records": {
+                "description": "Folder, as an object storage URI, whose purchases/ keep what creates have "
+                "bought, beyond the dag run: the same order is then collected by any run and DAG. The "
+                "default of the operators' argument records. Empty: each dag run keeps its own, in Airflow's "
+                "asset state store.",
+                "version_added": "0.1.0",
+                "type": "string",
+                "example": "s3://aws_default@bucket/music",
+                "default": "",
+            },
+            "require_claims": {
+                "description": "Refuse to buy by a folder whose storage cannot create a file for one of "
+                "several processes that ask at once. False: go on without, where one dag run at a time uses "
+                "the folder.",
+                "version_added": "0.1.0",
+                "type": "boolean",
+                "example": None,
+                "default": "True",
+            },
         },
     }
 }

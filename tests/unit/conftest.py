@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
+from uuid import UUID
 
 import pytest
 import structlog
@@ -31,9 +33,10 @@ from cryptography.x509.oid import NameOID
 from musicapi_provider import exceptions
 from musicapi_provider.api import verdict
 from musicapi_provider.exceptions import MusicAPIError
+from musicapi_provider.ledgers.assets import PURCHASES
 from musicapi_provider.operators import control_flow
 from musicapi_provider.prompt_table import run as table_run
-from musicapi_provider.purchases import KEY, buying
+from musicapi_provider.purchases import buying, claims
 from musicapi_provider.storage import downloads
 from musicapi_provider.waiting import wait as waiting
 from tests.unit.api_server import server
@@ -60,6 +63,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdict, "URL_PATIENCE", 0.02)
     monkeypatch.setattr(verdict, "SHAPE_PATIENCE", 0.02)
     monkeypatch.setattr(buying, "STORE_PAUSE", 0.01)
+    monkeypatch.setattr(claims, "LEASE", 0.3)
+    monkeypatch.setattr(claims, "PAUSE", 0.01)
     monkeypatch.setattr(waiting, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(control_flow, "FIRST_POLL_OF_TRIGGER", 0.0)
     monkeypatch.setattr(downloads, "FIRST_WAIT", 0.01)
@@ -80,7 +85,7 @@ def _plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @dataclass
 class MemoryStateStore:
     """
-    Airflow's task state store in memory; it survives "retries" because tests keep it.
+    Airflow's state stores in memory, of a task and of an asset; "retries" find it because tests keep it.
 
     :param broken: Names of the methods that fail, as with an API server that is away.
     """
@@ -107,12 +112,18 @@ class MemoryStateStore:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The submission records."""
-        return list(json.loads(self.entries.get(KEY, "{}")).values())
+        """The purchases of all slots."""
+        ledgers = [json.loads(text) for key, text in self.entries.items() if is_slot(key)]
+        return [purchase for ledger in ledgers for purchase in ledger.values()]
 
     def _check(self, method: str) -> None:
         if method in self.broken:
             raise RuntimeError(f"{method} is broken")
+
+
+def is_slot(key: str) -> bool:
+    """Tell whether under a key of the asset's state stand the purchases of a slot."""
+    return "/" in key and "/order:" not in key
 
 
 @pytest.fixture
@@ -126,6 +137,8 @@ def task_instance() -> MagicMock:
     """Return a task instance of a first try; ``xcom_push`` records."""
     instance = MagicMock(spec=RuntimeTaskInstance)
     instance.max_tries = 0
+    instance.try_number = 1
+    instance.id = UUID(int=0)
     instance.dag_id, instance.run_id, instance.task_id = "songs", "manual__1", "task"
     instance.map_index = -1
     instance.get_first_reschedule_date.return_value = None
@@ -138,6 +151,8 @@ def context(task_instance: MagicMock, state_store: MemoryStateStore) -> dict[str
     return {
         "ti": task_instance,
         "task_state_store": state_store,
+        "asset_state_store": {PURCHASES: state_store},
+        "dag_run": SimpleNamespace(clear_number=0),
         "outlet_events": OutletEventAccessors(),
     }
 

@@ -12,6 +12,8 @@ from airflow.sdk import conf
 
 from musicapi_provider.api.models import Track
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
+from musicapi_provider.ledgers.assets import with_purchases
+from musicapi_provider.ledgers.choice import folder_of_records
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import (
     MusicAPICoverLink,
@@ -47,10 +49,11 @@ class MusicAPICreateOperator(BuysMusic):
     ``gpt_description_prompt`` is given.
 
     .. note::
-        **Retries and clears never pay twice in silence.** A record in the task state store is written before
-        the request leaves. A later try of the same body collects what was bought; if the answer was lost it
-        ends with an error that names the evidence (see ``on_unknown_outcome``). A changed body is a new
-        purchase. A music task that failed, and was hence refunded, is bought anew by the next try.
+        **Retries and clears never pay twice in silence.** A record of the order is written before the request
+        leaves. Whoever places the same order later in the dag run, at whatever map index, collects what was
+        bought; if the answer was lost it ends with an error that names the evidence (see
+        ``on_unknown_outcome``). A changed body is a new purchase, and so is the same body twice in one
+        expansion. A music task that failed, and was hence refunded, is bought anew by the next try.
 
     .. seealso:: ``musicapi-facts.md`` 2 for the fields and limits, 5 for why a create is never resent.
 
@@ -108,8 +111,9 @@ class MusicAPICreateOperator(BuysMusic):
         prices change without notice (facts 8). The balance is read in any case, as evidence should the
         answer be lost; that is free.
     :param records: Folder, as an object storage URI, whose ``purchases/`` keep the purchase on record beyond
-        the dag run, by ``prompt_id`` and body: a later run, or another map index, collects it (templated).
-        Default: Airflow's task state store, per dag run, task and map index.
+        the dag run, by ``prompt_id`` or else body: a later run, or another DAG, collects it (templated).
+        Default: ``[musicapi] records`` of Airflow's configuration, if set; else, or with ``False``, the dag
+        run keeps it, in the state of asset ``musicapi_purchases``, which becomes an inlet of the task.
     :param prompt_id: The prompt table's row that this belongs to, for records, labels and logs (templated).
     :param webhook: Let the API call when the music task is done (docs/webhooks.md): a deferred task ends
         within a second of it, without polling; and when an answer was lost, the task waits for the call, up
@@ -179,7 +183,7 @@ class MusicAPICreateOperator(BuysMusic):
         on_unknown_outcome: Literal["fail", "resubmit"] | str = "fail",
         force_new: bool = False,
         credit_check: bool = False,
-        records: str | None = None,
+        records: str | Literal[False] | None = None,
         prompt_id: str | None = None,
         webhook: bool | None = None,
         **kwargs: Any,
@@ -229,6 +233,8 @@ class MusicAPICreateOperator(BuysMusic):
         check_policy(on_unknown_outcome)
         self.on_unknown_outcome = on_unknown_outcome
         self.records = records
+        if not records:
+            self.inlets = with_purchases(self.inlets)
         self.force_new = force_new
         self.credit_check = credit_check
         self.prompt_id = prompt_id
@@ -265,7 +271,9 @@ class MusicAPICreateOperator(BuysMusic):
     def _buy_and_wait(self, context: Context) -> str | list[dict[str, Any]]:
         # Evidence for whoever looks at this task when it is dead: first the worst case, then what is known.
         # With a folder of records the file is the evidence, and an XCom is a request to the API server.
-        if self.records is None:
+        with airflow_errors():
+            folder = folder_of_records(self.records)
+        if folder is None:
             self.push_submission(context, PurchaseStatus(PurchaseState.UNKNOWN))
         try:
             with airflow_errors():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import conf
 
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIStorageError, Spent
+from musicapi_provider.ledgers.choice import asker_of, claims_are_required
 from musicapi_provider.links import xcoms
 from musicapi_provider.operators.apart import run_apart
 from musicapi_provider.operators.arguments import check_policy, number_of, policy_of, seconds_of
@@ -63,8 +64,9 @@ class MusicAPIPromptTableOperator(ReadsPromptTable, WritesManifest):
     .. note::
         Retries, kills and clears never pay twice in silence: each create has a record before it leaves. A row
         whose answer was lost is an unknown outcome, stays out of later tries, and is named in the manifest
-        until somebody decides (``settle``). After three lost answers in a row nothing more is sent. One run
-        at a time may work on a destination (``max_active_runs=1``): object storage has no locks.
+        until somebody decides (``settle``). After three lost answers in a row nothing more is sent. Two runs
+        at one destination do not buy a row twice: each row is claimed before it is bought. They still store
+        the same tracks twice, so ``max_active_runs=1`` is good advice.
 
     .. seealso:: ``musicapi-facts.md`` 1 for the pace, 5 for why a create is never resent, 8 for prices.
 
@@ -233,6 +235,8 @@ class MusicAPIPromptTableOperator(ReadsPromptTable, WritesManifest):
         return TableSettings(
             folder=self.folder,
             generation=generation_of(ti.run_id, ti.max_tries),
+            asker=asker_of(context, self.retries or 0, with_dag=True),
+            require_claims=claims_are_required(),
             started=about["started"],
             timeout=self.timeout,
             create_interval=self.create_interval,

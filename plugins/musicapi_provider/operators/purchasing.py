@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from musicapi_provider.api.bodies import FIELDS, MODELS, complete_body, refuse, require_valid, typed_fields
 from musicapi_provider.exceptions import MusicAPIAmbiguousSubmitError, MusicAPIInvalidRequestError
+from musicapi_provider.ledgers.assets import with_purchases
+from musicapi_provider.ledgers.choice import asker_of, folder_ledger, folder_of_records, run_ledger
 from musicapi_provider.links import xcoms
-from musicapi_provider.operators.arguments import folder_of, policy_of
+from musicapi_provider.operators.arguments import policy_of
 from musicapi_provider.operators.control_flow import WaitsForTracks
-from musicapi_provider.operators.task_state import TaskStateStore
 from musicapi_provider.purchases import (
     Bought,
-    FolderStore,
     Order,
     Policy,
     PurchaseStatus,
@@ -32,6 +32,7 @@ from musicapi_provider.waiting.ids import checked_ids
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from musicapi_provider.purchases import LedgerStore
 
@@ -50,12 +51,21 @@ class BuysMusic(WaitsForTracks):
     extra_body: Mapping[str, Any] | None
     adopt_music_task_id: Any
     on_unknown_outcome: str
-    records: str | None
+    records: str | Literal[False] | None
     prompt_id: str | None
     force_new: bool
     credit_check: bool
     deferrable: bool
     buys = True
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Prepare mapped tasks, which Airflow makes without calling ``__init__``."""
+        prepared: OperatorPartial = super().partial(**kwargs)
+        if not prepared.kwargs.get("records"):
+            prepared.kwargs["inlets"] = with_purchases(prepared.kwargs.get("inlets"))
+        return prepared
+
     #: Of the try under way: the ledger's store, and what was ordered.
     _records: LedgerStore | None = None
     _fingerprint: str | None = None
@@ -130,24 +140,14 @@ class BuysMusic(WaitsForTracks):
         self.notices.await_name(context, token, until)
 
     def _submit(self, context: Context) -> Bought:
-        store: LedgerStore
-        if self.records is None:
-            store = self._records = TaskStateStore(context)
         policy = policy_of(self.on_unknown_outcome)
         adopted = self.adopt_music_task_id is not None
         ordered = self._completed_body() if adopted else self.request_body()
         body = ordered | _mapping("extra_body", self.extra_body)
-        # A folder may serve several APIs over the years. Within a dag run, though, whoever corrects the
-        # connection's host must not pay again for that.
-        account = self.musicapi_conn_id if self.records is None else self.hook.account
-        fingerprint = self._fingerprint = fingerprint_of(body, account=account)
+        store = self._ledger_of(context, body)
         self._ordered = clean_json(ordered)  # an XCom
-        if self.records is not None:
-            store = self._records = FolderStore(
-                folder_of("records", self.records), self.prompt_id or "", fingerprint
-            )
-        generation = generation_of(context["ti"].run_id, context["ti"].max_tries)
-        order = Order(body, fingerprint, generation)
+        assert self._fingerprint is not None  # noqa: S101 - just set
+        order = Order(body, self._fingerprint, generation_of(context["ti"].run_id, context["ti"].max_tries))
         if adopted:
             music_task_id = _one_id(self.adopt_music_task_id)
             self.log.info("Nothing is bought: music task %s is adopted.", music_task_id)
@@ -159,6 +159,23 @@ class BuysMusic(WaitsForTracks):
             Policy(policy, self.force_new, self.credit_check, self.notices.patience(self.timeout)),
             callbacks=self.notices.callbacks(context),
         )
+
+    def _ledger_of(self, context: Context, body: Mapping[str, Any]) -> LedgerStore:
+        """Find the ledger that has, or gets, what is ordered."""
+        folder = folder_of_records(self.records)
+        if folder is not None:
+            # A folder may serve several APIs over the years. Within a dag run, though, whoever corrects the
+            # connection's host must not pay again for that.
+            self._fingerprint = fingerprint_of(body, account=self.hook.account)
+            asker = asker_of(context, self.retries or 0, with_dag=True)
+            self._records = folder_ledger(folder, self.prompt_id, self._fingerprint, asker)
+        else:
+            plain = fingerprint_of(body, account=self.musicapi_conn_id)
+            self._fingerprint = fingerprint_of(body, account=self.musicapi_conn_id, prompt_id=self.prompt_id)
+            self._records = run_ledger(
+                context, asker_of(context, self.retries or 0), {plain: self._fingerprint}
+            )
+        return self._records
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
     from musicapi_provider.api.client import MusicAPIClient
+    from musicapi_provider.purchases import Asker
 
 log = logging.getLogger(__name__)
 
@@ -68,16 +69,19 @@ class TableSettings:
 
     :param folder: The destination: records, tracks.
     :param generation: See :func:`.purchases.generation_of`.
+    :param asker: Who asks: the dag run, the task.
     :param started: Epoch seconds at which this try began.
     :param timeout: Seconds that a music task may take, from its purchase or from the beginning of this try.
     :param create_interval: Seconds between two creates.
     :param max_in_flight: Music tasks that are bought and not stored, at most.
     :param max_credits: What the dag run may spend in all; ``None``: no limit.
     :param about: Facts for the sidecar of each track, such as the dag run.
+    :param require_claims: See :class:`.purchases.claims.Claim`.
     """
 
     folder: ObjectStoragePath
     generation: str
+    asker: Asker
     started: float
     timeout: float
     create_interval: float
@@ -87,6 +91,7 @@ class TableSettings:
     fail_on_partial: bool = False
     on_unknown_outcome: UnknownOutcome = UnknownOutcome.FAIL
     about: About = About()  # noqa: RUF009 - frozen
+    require_claims: bool = True
 
 
 class Buyer:
@@ -152,9 +157,14 @@ class Buyer:
 
     def _buy(self, row: Row) -> bool:
         """Buy or adopt, and take what is on record then into the row; tell whether it was bought now."""
+        settings = self.settings
+        file = row.file_in(settings.folder, settings.asker, require_claims=settings.require_claims)
+        with file.claim():  # nothing beyond this if the storage is away: the row stays as it is
+            file.get(KEY)
+            return self._buy_claimed(row, file)
+
+    def _buy_claimed(self, row: Row, file: FolderStore) -> bool:
         settings, decision = self.settings, row.decision
-        file = row.file_in(settings.folder)
-        file.get(KEY)  # a storage that is away says nothing: the row stays as it is
         order, policy = row.order(settings.generation), settings.on_unknown_outcome
         if isinstance(decision, Resubmit):
             self._check_that_it_is_new(file, row)
@@ -170,7 +180,7 @@ class Buyer:
         if row.music_task_id != bought.music_task_id:
             row.set_bought(bought)
             try:
-                patiently(lambda: see_to_record(file, row, settings.generation))
+                patiently(lambda: see_to_record(file, row, settings))
             except MusicAPIError as error:  # storing its tracks writes it again
                 log.error("The record of music task %s is missing: %s", bought.music_task_id, error)  # noqa: TRY400
         return bought.is_new
@@ -238,10 +248,10 @@ class Buyer:
             log.warning("%s has no tracks: %s", row.prompt_id, error)
 
 
-def see_to_record(file: FolderStore, row: Row, generation: str) -> None:
+def see_to_record(file: FolderStore, row: Row, settings: TableSettings) -> None:
     """See to it that a row's music task is on record."""
     if status_of(file, row.fingerprint).music_task_id is None:
-        adopt(file, str(row.music_task_id), row.order(generation))
+        adopt(file, str(row.music_task_id), row.order(settings.generation))
 
 
 def _now() -> float:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from musicapi_provider.exceptions import MusicAPIError
     from musicapi_provider.prompt_table.reading import PromptRow
-    from musicapi_provider.purchases import Bought
+    from musicapi_provider.purchases import Asker, Bought
 
 log = logging.getLogger(__name__)
 
@@ -189,9 +189,15 @@ class Row:
         """Return what it orders."""
         return Order(self.body, self.fingerprint, generation)
 
-    def file_in(self, folder: ObjectStoragePath) -> FolderStore:
-        """Return its file below the destination, as it is now."""
-        return FolderStore(folder, self.prompt_id, self.fingerprint)
+    def file_in(
+        self, folder: ObjectStoragePath, asker: Asker | None = None, *, require_claims: bool = True
+    ) -> FolderStore:
+        """
+        Return its file below the destination, as it is now.
+
+        :param asker: Who buys; ``None``: somebody who only reads, or writes what is stored.
+        """
+        return FolderStore(folder, self.prompt_id, self.fingerprint, asker, require_claims=require_claims)
 
     # -- what becomes of it ----------------------------------------------------------------------------------
 
@@ -205,6 +211,8 @@ class Row:
         self.credits, self.lost_credits = status.credits, status.lost_credits
         self.price, self.paid_by = status.price, run_of(status.bought_in)
         self.error = None
+        if status.resend and self.decision is None:
+            self.decision = Resubmit()
 
     def set_bought(self, bought: Bought) -> None:
         """Take over what was bought when its file does not say so, as the storage is away."""

@@ -200,8 +200,10 @@ class TableRun:
             credits=row.credits,
         )
         stored = store_each(tracks, lambda track: patiently(lambda: self.store.store(track, about)))
-        file = row.file_in(self.settings.folder)
-        patiently(lambda: see_to_record(file, row, self.settings.generation))
+        file = row.file_in(
+            self.settings.folder, self.settings.asker, require_claims=self.settings.require_claims
+        )
+        patiently(lambda: see_to_record(file, row, self.settings))
         patiently(lambda: set_stored(file, row.music_task_id, stored))
         row.set_stored(stored)
 

@@ -1,8 +1,9 @@
 """
 What is bought: on record before it is sent, and never bought twice in silence. No Airflow.
 
-``purchase``: what is on record about an order. ``ledger``: where that is kept. ``decide``: what to do about
-an order (pure). ``buying``: does it. ``folder``: a store for ledgers that outlives dag runs.
+``purchase``: what is on record about an order. ``twins``: whose it is, where one order was placed twice.
+``decide``: what to do about an order. All pure. ``ledger``: what keeps records, with two stores: ``folder``
+(object storage, with ``claims``) and ``run_ledger`` (of one dag run). ``buying``: does it.
 """
 
 from musicapi_provider.purchases.buying import Callbacks, Expected, adopt, buy
@@ -17,6 +18,8 @@ from musicapi_provider.purchases.ledger import (
     status_of,
 )
 from musicapi_provider.purchases.purchase import (
+    Asked,
+    Asker,
     Bought,
     Order,
     Purchase,
@@ -25,10 +28,13 @@ from musicapi_provider.purchases.purchase import (
     generation_of,
     run_of,
 )
+from musicapi_provider.purchases.run_ledger import RunLedger
 
 __all__ = [
     "KEY",
     "PURCHASES",
+    "Asked",
+    "Asker",
     "Bought",
     "Callbacks",
     "Expected",
@@ -40,6 +46,7 @@ __all__ = [
     "Purchase",
     "PurchaseState",
     "PurchaseStatus",
+    "RunLedger",
     "UnknownOutcome",
     "adopt",
     "awaited_callback",

@@ -35,7 +35,8 @@ from musicapi_provider.exceptions import (
 )
 from musicapi_provider.purchases.decide import Action, Decision, Policy, Why, decide
 from musicapi_provider.purchases.ledger import Ledger
-from musicapi_provider.purchases.purchase import Bought, Order, Purchase
+from musicapi_provider.purchases.purchase import Asked, Bought, Order, Purchase
+from musicapi_provider.text import clean
 
 if TYPE_CHECKING:
     from musicapi_provider.api.client import MusicAPIClient
@@ -90,6 +91,19 @@ def buy(
     :raises MusicAPIAmbiguousSubmitError: now or earlier, a create was sent and its answer lost.
     :raises MusicAPIError: a certain refusal; the intent is withdrawn, nothing was spent.
     """
+    with store.claim():
+        store.find(order.fingerprint)
+        return _buy(client, order, store, policy, callbacks)
+
+
+def _buy(
+    client: MusicAPIClient,
+    order: Order,
+    store: LedgerStore,
+    policy: Policy,
+    callbacks: Callbacks | None,
+) -> Bought:
+    """Decide and do it; the order is claimed."""
     ledger = Ledger(store)
     named_now = _take_names(ledger, callbacks) if callbacks else set()
     known, others = ledger.get(order.fingerprint), ledger.others(order.fingerprint)
@@ -112,6 +126,7 @@ def buy(
     _log_why(client, decision.why, known, order, others)
     price = client.settings.expected_credits(order.body)
     intent = Purchase.intent(known, order.generation, refunded=decision.why is Why.REFUNDED)
+    intent = replace(intent, ordered=clean(name_of(order.body)), asked=_asked(store, known))
     try:
         # From here to _send nothing is paid: a process that dies here leaves no trace, or an expected call.
         intent = replace(intent, credits=price, balance=_balance(client, price, check=policy.credit_check))
@@ -131,11 +146,25 @@ def buy(
 
 def adopt(store: LedgerStore, music_task_id: str, order: Order) -> Bought:
     """Record a music task that exists already as this purchase; buys nothing, ends an unknown outcome."""
-    ledger = Ledger(store)
-    before = ledger.get(order.fingerprint) or replace(Purchase.intent(None, order.generation), bought_in="")
-    adopted = before.adopting(music_task_id, order.generation)
-    ledger.put(order.fingerprint, adopted)
+    with store.claim():
+        store.find(order.fingerprint)
+        ledger = Ledger(store)
+        before = ledger.get(order.fingerprint)
+        if before is None:
+            before = replace(
+                Purchase.intent(None, order.generation),
+                bought_in="",
+                ordered=clean(name_of(order.body)),
+                asked=_asked(store, None),
+            )
+        adopted = before.adopting(music_task_id, order.generation)
+        ledger.put(order.fingerprint, adopted)
     return Bought.of(adopted, is_new=False)
+
+
+def _asked(store: LedgerStore, known: Purchase | None) -> Asked | None:
+    """Return that this process asks now; ``None`` where nobody tells two equal orders apart."""
+    return store.asker.asks(known.asked if known else None) if store.asker else None
 
 
 def _take_names(ledger: Ledger, callbacks: Callbacks) -> set[str]:
@@ -180,8 +209,9 @@ def _log_why(
             log.warning("The body has changed since %s (%s): this is a new purchase.", other.at, bought)
     for fingerprint, intent in lost.items():
         log.warning(
-            "The answer to an earlier create was lost; on_unknown_outcome is 'resubmit', so it is sent "
-            "again. If the first one was booked, this pays twice. %s",
+            "The answer to an earlier create was lost; %s, so it is sent again. If the first one was booked, "
+            "this pays twice. %s",
+            "somebody has decided so" if intent.resend else "on_unknown_outcome is 'resubmit'",
             _evidence(client, intent, fingerprint),
         )
     if known is not None and why is Why.REFUNDED:

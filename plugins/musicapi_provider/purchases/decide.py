@@ -98,6 +98,7 @@ def decide(
     an intent, callback expected                                        await: lost
     an intent                                      fail                 refuse: lost
     an intent                                      resubmit             buy: lost
+    an intent, decided                                                  buy: lost
     an id                        running                                collect
     an id                        done, or unknown                       collect
     an id, of another generation done, or unknown  force_new            buy: forced
@@ -107,7 +108,8 @@ def decide(
     ============================ ================= ==================== =========================
 
     Before anything is bought, an intent of the same generation for *another* body counts as one for this
-    body: then the body itself changes from try to try.
+    body: then the body itself changes from try to try. An intent is decided when somebody has said of it that
+    it is sent again (``airflow musicapi settle``).
 
     :param known: What is on record about this body.
     :param status: Where the music task on record stands; ``None``: the API does not know it (too young, or
@@ -140,6 +142,8 @@ def decide(
 
 def _about_lost(intent: Purchase, policy: Policy) -> Decision:
     """Decide about a create whose answer was lost."""
+    if intent.resend:
+        return Decision(Action.BUY, Why.LOST, intent)
     if intent.token is not None and intent.age < policy.callback_patience:
         return Decision(Action.AWAIT, Why.LOST, intent)
     return Decision(Action.BUY if policy.resubmits else Action.REFUSE, Why.LOST, intent)

@@ -6,15 +6,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from musicapi_provider.exceptions import MusicAPINotSentError, Spent
+from musicapi_provider.exceptions import MusicAPIError, MusicAPINotSentError, Spent
 from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole, remove
+from musicapi_provider.purchases.claims import Claim
+from musicapi_provider.purchases.ledger import Ledger, LedgerStore
+from musicapi_provider.purchases.twins import SAME_ORDER, chosen, is_free, names
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
+
+    from musicapi_provider.purchases.purchase import Asker, Purchase
+
+log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -22,27 +32,79 @@ _Result = TypeVar("_Result")
 PURCHASES = "purchases"
 
 
-class FolderStore:
+class FolderStore(LedgerStore):
     """
-    What is known of one row of a table, as a file: it outlives dag runs, map indexes and Airflow.
+    What is known of one order, as a file: it outlives dag runs, map indexes and Airflow.
 
-    The file holds the row's ledger and, under keys of their own, what else is to be known of it, such as what
-    is stored.
-
-    One run at a time may work on a folder (``max_active_runs=1``): object storage has no locks.
+    The file holds the order's ledger and, under keys of their own, what else is to be known of it, such as
+    what is stored. An order without prompt id that is placed twice in one dag run has two files.
 
     :param folder: The table's destination; the file lies in ``purchases/`` below it.
-    :param prompt_id: The row: two rows with the same body are two songs.
+    :param prompt_id: The row: two rows with the same body are two songs; an order without one is its body.
     :param fingerprint: The body and account: an edited row is another purchase.
+    :param asker: Who asks, and holds the claim; ``None``: somebody who only reads.
+    :param require_claims: Refuse to buy where the storage has no exclusive create, see
+        :class:`.claims.Claim`.
     """
 
-    def __init__(self, folder: ObjectStoragePath, prompt_id: str, fingerprint: str) -> None:
+    def __init__(
+        self,
+        folder: ObjectStoragePath,
+        prompt_id: str,
+        fingerprint: str,
+        asker: Asker | None = None,
+        *,
+        require_claims: bool = True,
+    ) -> None:
         self._folder = folder / PURCHASES
-        self._path = self._folder / record_name(prompt_id, fingerprint)
+        self._prompt_id, self._fingerprint = prompt_id, fingerprint
+        self.asker = asker
+        first = self._folder / record_name(prompt_id, fingerprint)
+        owner = f"{asker.run} {asker.slot}" if asker else ""
+        self._claim = Claim(first, owner, required=require_claims)
+        self._open(first)
+
+    def _open(self, path: ObjectStoragePath) -> None:
+        self._path = path
         self._content: bytes | None = None
         #: The JSON object in it; ``None``: not read yet.
         self._known: dict[str, object] | None = None
-        self.place = f"file {self._path}"
+        self.place = f"file {path}"
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Keep others from deciding about the same order; what they have written before is read anew."""
+        if self.asker is None or self._claim.is_held:
+            yield
+            return
+        with ExitStack() as stack:
+            self._guarded(lambda: stack.enter_context(self._claim))
+            self._open(self._path)
+            yield
+
+    def find(self, fingerprint: str) -> None:
+        """Choose among the purchases of this order the one that belongs to who asks, or a new file."""
+        if self._prompt_id or self.asker is None:
+            return
+        paths: list[ObjectStoragePath] = []
+        purchases: dict[ObjectStoragePath, Purchase] = {}
+        while True:
+            path = self._folder / record_name(self._prompt_id, fingerprint, len(paths))
+            self._open(path)
+            purchase = Ledger(self).get(fingerprint)
+            if purchase is None:
+                break  # the files of an order have no gaps: none is ever removed but the last
+            paths.append(path)
+            purchases[path] = purchase
+        choice = chosen(self.asker, purchases)
+        if choice is None:
+            if purchases:
+                log.info(SAME_ORDER, ", ".join(names(purchases.values())))
+            return  # the file that is open is new
+        self._open(choice)
+        if is_free(purchases[choice], self.asker):
+            asked = self.asker.asks(purchases[choice].asked)
+            Ledger(self).put(fingerprint, replace(purchases[choice], asked=asked))
 
     def get(self, key: str) -> object:
         """Return the record, ``None`` without a file; anything else as text, which is no record."""
@@ -65,7 +127,7 @@ class FolderStore:
             self._know(None)
 
     def _read(self) -> bytes | None:
-        """Return the file's content, ``None`` without one; read once: nobody else writes it meanwhile."""
+        """Return the file's content, ``None`` without one; read once while it is open."""
         if self._known is None:
             self._know(self._guarded(lambda: bytes_of(self._path)))
         return self._content
@@ -116,10 +178,15 @@ def _parsed(content: bytes | None) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def record_name(prompt_id: str, fingerprint: str) -> str:
-    """Return the name of a row's record: readable, and of its own whatever the prompt id is made of."""
+def record_name(prompt_id: str, fingerprint: str, twin: int = 0) -> str:
+    """
+    Return the name of an order's record: readable, and of its own whatever the prompt id is made of.
+
+    :param twin: Number of the purchase, where one order was placed several times; the first is 0.
+    """
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", prompt_id)[:60].strip("-")
-    digest = hashlib.sha256(json.dumps([prompt_id, fingerprint]).encode()).hexdigest()[:32]
+    named: list[object] = [prompt_id, fingerprint, *([twin] if twin else [])]
+    digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
     return f"{readable or 'row'}-{digest}.json"
 
 
@@ -131,6 +198,8 @@ def guarded(what: str, call: Callable[[], _Result]) -> _Result:
     """
     try:
         return call()
+    except MusicAPIError:
+        raise
     except Exception as error:  # whatever the backend raises: no record, no purchase
         raise MusicAPINotSentError(
             f"The {what} failed ({type(error).__name__}: {error}); this try has sent nothing.",

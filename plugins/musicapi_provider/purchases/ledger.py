@@ -1,8 +1,9 @@
 """
-The ledger: what is on record about the purchases of one task, or one row of a table.
+The ledger: what is on record about the purchases of an order.
 
-The API knows no idempotency key (facts 5), so the memory is ours: a small key-value store that survives the
-death of the process.
+The API knows no idempotency key (facts 5), so the memory is ours: a small store that survives the death of
+the process, the clear of a task, and lists whose rows move. ``folder`` and ``run_ledger`` are the two that
+there are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Protocol
 
@@ -18,17 +20,30 @@ from musicapi_provider.exceptions import (
     MusicAPIError,
     MusicAPIInvalidRequestError,
 )
-from musicapi_provider.purchases.purchase import Purchase, PurchaseState, PurchaseStatus
+from musicapi_provider.purchases.purchase import Asker, Purchase, PurchaseState, PurchaseStatus
 
 #: The one key of a store that a ledger uses.
 KEY = "musicapi_submissions"
 
 
 class LedgerStore(Protocol):
-    """Where a ledger is kept: anything with these that survives the death of the process."""
+    """
+    Where a ledger is kept: anything with these that survives the death of the process.
+
+    Who buys holds :meth:`claim` from :meth:`find` until the id is written.
+    """
 
     #: What errors call it.
     place: str
+    #: Who asks; ``None``: nobody tells two equal orders apart.
+    asker: Asker | None = None
+
+    def claim(self) -> AbstractContextManager[object]:
+        """Keep other processes from deciding about the same order meanwhile."""
+        return nullcontext()
+
+    def find(self, fingerprint: str) -> None:
+        """See to it that what belongs to the asker, whoever had asked for it before, is in the record."""
 
     def get(self, key: str) -> object:
         """Return the value, or ``None``."""
@@ -42,7 +57,7 @@ class LedgerStore(Protocol):
 
 class Ledger:
     """
-    All purchases of one Airflow task: a record per body, under one key of the store.
+    The purchases in a store: a record per body, under one key.
 
     :raises MusicAPIConfigurationError: when what is stored is no ledger; nothing was sent.
     """
@@ -51,7 +66,7 @@ class Ledger:
         self._store = store
         value = store.get(KEY)
         try:
-            self._purchases = {} if value is None else _purchases(value)
+            self._purchases = purchases_from(value)
         except TypeError as error:
             raise MusicAPIConfigurationError(
                 f"The submission record in the {store.place} is unreadable ({error}); nothing was sent.",
@@ -80,21 +95,26 @@ class Ledger:
             self._store.delete(KEY)
 
 
-def _purchases(value: object) -> dict[str, Purchase]:
+def purchases_from(value: object) -> dict[str, Purchase]:
+    """Read what a ledger wrote, by fingerprint; raises ``TypeError`` for anything else."""
+    if value is None:
+        return {}
     if not isinstance(value, Mapping):
         raise TypeError("a ledger must be an object")
     return {str(fingerprint): Purchase.from_json(item) for fingerprint, item in value.items()}
 
 
-def fingerprint_of(body: Mapping[str, object], *, account: str) -> str:
+def fingerprint_of(body: Mapping[str, object], *, account: str, prompt_id: str | None = None) -> str:
     """
     Return a digest of what is bought: the same body on the same account is the same purchase.
 
-    :param account: The connection id.
+    :param account: The connection id, or the account itself.
+    :param prompt_id: Rows with the same body are several orders.
     :raises MusicAPIInvalidRequestError: the body is no JSON, so it cannot be sent either.
     """
     try:
-        canonical = json.dumps([account, body], sort_keys=True, ensure_ascii=True, allow_nan=False)
+        named = [account, body, *([prompt_id] if prompt_id else [])]
+        canonical = json.dumps(named, sort_keys=True, ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise MusicAPIInvalidRequestError(
             f"The request body is no JSON ({error}); nothing was sent."

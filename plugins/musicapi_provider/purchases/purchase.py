@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from uuid import uuid4
 
 
 class PurchaseState(StrEnum):
@@ -37,6 +38,61 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    That somebody has asked for a purchase.
+
+    :param run: DAG and dag run.
+    :param slot: Task and map index; with the DAG where several DAGs may share a ledger.
+    :param clear_number: How often something of the dag run had been cleared.
+    :param at: ISO time (UTC), to the microsecond.
+    :param after: When the purchase was asked for before that, by whomever.
+    """
+
+    run: str = ""
+    slot: str = ""
+    clear_number: int = 0
+    at: str = ""
+    after: str = ""
+
+    @classmethod
+    def from_json(cls, value: object) -> Asked:
+        """Read what was written; raises ``TypeError`` for anything else."""
+        if not isinstance(value, Mapping):
+            raise TypeError("asked must be an object")
+        asked = cls(**value)
+        if not all(isinstance(text, str) for text in (asked.run, asked.slot, asked.at, asked.after)):
+            raise TypeError("run, slot and times must be texts")
+        if type(asked.clear_number) is not int:
+            raise TypeError("clear_number must be a number")
+        return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """
+    Who asks for an order: a slot of Airflow, in one of its tries.
+
+    :param run: As in :class:`Asked`, as are ``slot`` and ``clear_number``.
+    :param since: ISO time (UTC) since when this slot is as it is now: made, or cleared; empty: not known.
+    """
+
+    run: str
+    slot: str
+    clear_number: int = 0
+    since: str = ""
+
+    def asks(self, before: Asked | None = None) -> Asked:
+        """
+        Return what is written down now.
+
+        :param before: Who has asked for the same purchase last.
+        """
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        return Asked(self.run, self.slot, self.clear_number, at, before.at if before else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Purchase:
     """
     What is on record about an order.
@@ -53,6 +109,10 @@ class Purchase:
     :param bought_in: The generation in which the last request was about to leave; adopting keeps it.
     :param token: By which the API calls back about the last request; ``None``: it does not.
     :param told: The id is known from a callback alone.
+    :param resend: Somebody has decided that the create whose answer was lost is sent again, once.
+    :param ordered: What was ordered, in a few words for people.
+    :param entry: Tells this purchase from others of the same order, whoever asks for it.
+    :param asked: Who asked last, as far as it matters; ``None``: in a ledger of version 0.1.
     """
 
     at: str
@@ -67,6 +127,15 @@ class Purchase:
     bought_in: str = ""
     token: str | None = None
     told: bool = False
+    resend: bool = False
+    ordered: str = ""
+    entry: str = ""
+    asked: Asked | None = None
+
+    @property
+    def identity(self) -> str:
+        """Tells this purchase from others of the same order; who has no number has an id or a time."""
+        return self.entry or self.music_task_id or self.at
 
     @property
     def state(self) -> PurchaseState:
@@ -97,9 +166,16 @@ class Purchase:
         """
         intent = cls(now(), generation, bought_in=generation)
         if before is None:
-            return intent
+            return replace(intent, entry=uuid4().hex[:12])
         intent = replace(
-            intent, earlier=before.earlier, lost_at=before.lost_at, spent=before.spent, lost=before.lost
+            intent,
+            earlier=before.earlier,
+            lost_at=before.lost_at,
+            spent=before.spent,
+            lost=before.lost,
+            ordered=before.ordered,
+            entry=before.identity,
+            asked=before.asked,
         )
         if before.music_task_id is None:
             return replace(intent, lost_at=(*before.lost_at, before.at), lost=before.lost + before.credits)
@@ -108,7 +184,7 @@ class Purchase:
 
     def named(self, music_task_id: str, *, by_callback: bool = False) -> Purchase:
         """Return the purchase with the id that its create was answered with, or that a callback named."""
-        return replace(self, music_task_id=music_task_id, told=by_callback)
+        return replace(self, music_task_id=music_task_id, told=by_callback, resend=False)
 
     def adopting(self, music_task_id: str, generation: str) -> Purchase:
         """Return the purchase after somebody has said that an existing music task is what was ordered."""
@@ -129,14 +205,21 @@ class Purchase:
         lists = {name: value.get(name) for name in ("earlier", "lost_at")}
         if not all(isinstance(items, list) for items in lists.values()):
             raise TypeError("earlier and lost_at must be lists")
-        purchase = cls(**{**value, **{name: tuple(items or ()) for name, items in lists.items()}})
+        asked = value.get("asked")
+        purchase = cls(
+            **{
+                **value,
+                **{name: tuple(items or ()) for name, items in lists.items()},
+                "asked": None if asked is None else Asked.from_json(asked),
+            }
+        )
         numbers = [purchase.credits, purchase.spent, purchase.lost]
         numbers += [purchase.balance] if purchase.balance is not None else []
         if not all(type(number) in (int, float) for number in numbers):
             raise TypeError("balance and credits must be numbers")
         texts = [purchase.at, *purchase.earlier, *purchase.lost_at]
         texts += [text for text in (purchase.music_task_id, purchase.token) if text is not None]
-        labels = (purchase.generation, purchase.bought_in)
+        labels = (purchase.generation, purchase.bought_in, purchase.ordered, purchase.entry)
         if not all(isinstance(text, str) and text for text in texts):
             raise TypeError("ids and times must be texts")
         if not all(isinstance(label, str) for label in labels):
@@ -144,7 +227,7 @@ class Purchase:
         return purchase
 
     def as_json(self) -> dict[str, object]:
-        """Return the record as JSON: about 300 bytes."""
+        """Return the record as JSON: about 500 bytes."""
         return {**asdict(self), "earlier": list(self.earlier), "lost_at": list(self.lost_at)}
 
 
@@ -158,6 +241,7 @@ class PurchaseStatus:
     :param price: Expected price of the last request, paid or perhaps paid.
     :param bought_in: The generation that sent it.
     :param at: ISO time (UTC) at which it was about to leave, or was adopted.
+    :param resend: Somebody has decided that it is sent again.
     """
 
     state: PurchaseState
@@ -167,6 +251,7 @@ class PurchaseStatus:
     price: float = 0.0
     bought_in: str = ""
     at: str | None = None
+    resend: bool = False
 
     @classmethod
     def of(cls, purchase: Purchase) -> PurchaseStatus:
@@ -179,6 +264,7 @@ class PurchaseStatus:
             price=purchase.credits,
             bought_in=purchase.bought_in,
             at=purchase.at,
+            resend=purchase.resend,
         )
         if purchase.is_intent:
             return replace(status, credits=None, lost_credits=purchase.lost + purchase.credits)

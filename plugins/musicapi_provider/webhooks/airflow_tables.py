@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import tenacity
-from airflow._shared.state import TaskScope
+from airflow._shared.state import AssetScope
 from airflow.assets.manager import AssetManager
 from airflow.models.asset import AssetModel
 from airflow.models.task_state_store import TaskStateStoreModel
@@ -33,9 +33,10 @@ from sqlalchemy import String, cast, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm.exc import StaleDataError
 
+from musicapi_provider.ledgers.assets import PURCHASES
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.place import Place
-from musicapi_provider.purchases import KEY
+from musicapi_provider.purchases.run_ledger import run_name, slot_key, slot_name
 from musicapi_provider.webhooks.addresses import callback_key, called_key, payer_of, waits_for_key
 
 if TYPE_CHECKING:
@@ -132,7 +133,12 @@ def tell(session: Session, known: Told) -> None:
 
 def bought(session: Session, place: Place, token: str) -> str | None:
     """Return the music task that a purchase is on record with, ``None`` while it is not."""
-    text = get_state_backend().get(TaskScope(**place._asdict()), KEY, session=session)
+    asset = _asset(session, PURCHASES)
+    if asset is None:
+        return None
+    run = run_name(place.dag_id, place.run_id)
+    key = slot_key(run, slot_name(place.task_id, place.map_index))
+    text = get_state_backend().get(AssetScope(asset_id=asset.id), key, session=session)
     ledger = json.loads(text) if text else {}
     for record in ledger.values() if isinstance(ledger, dict) else ():
         if isinstance(record, dict) and record.get("token") == token:

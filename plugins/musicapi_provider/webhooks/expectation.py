@@ -16,7 +16,7 @@ from airflow import __version__ as airflow_version
 from airflow.sdk import conf
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError
-from musicapi_provider.operators.task_state import TaskStateStore
+from musicapi_provider.ledgers.task_state import TaskState
 from musicapi_provider.purchases import Expected
 from musicapi_provider.webhooks.addresses import (
     KNOWN_AIRFLOW,
@@ -126,11 +126,11 @@ class Callbacks:
             "expected": datetime.now(UTC).isoformat(timespec="seconds"),
             "musicapi_conn_id": self._conn_id,
         }
-        TaskStateStore(self._context).set(callback_key(token), expected)
+        TaskState(self._context).set(callback_key(token), expected)
         return Expected(token, {"webhook_url": url, "webhook_secret": webhook.secrets[0]})
 
     def music_task_of(self, token: str) -> str | None:
         """Return the music task that a purchase's callback was about, ``None`` while none has come."""
-        told = TaskStateStore(self._context).get(callback_key(token))
+        told = TaskState(self._context).get(callback_key(token))
         music_task_id = told.get("music_task_id") if isinstance(told, dict) else None
         return music_task_id if isinstance(music_task_id, str) and music_task_id else None

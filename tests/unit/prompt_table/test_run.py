@@ -46,6 +46,7 @@ from musicapi_provider.prompt_table.run import TableRun, store_each
 from musicapi_provider.purchases import (
     KEY,
     PURCHASES,
+    Asker,
     FolderStore,
     UnknownOutcome,
     fingerprint_of,
@@ -208,6 +209,7 @@ class Table:
         self.storage.life = self.life
         defaults: dict[str, Any] = {
             "generation": generation_of(run_id, 0),
+            "asker": Asker(run_id, "table"),
             "started": time.time(),
             **{"timeout": 20.0, "create_interval": 0.0, "max_in_flight": 10},
         }
@@ -565,7 +567,12 @@ def test_api_that_changes_its_mind_does_not_make_a_circle(table: Table) -> None:
     plan = table.plan(ROWS[:1])
     with TrackStore(table.folder, table.client_settings) as store:
         settings = TableSettings(
-            table.folder, generation_of("run", 0), time.time() + LATER, 20.0, 0.0, 5, poll_interval=0.01
+            table.folder,
+            generation_of("run", 0),
+            Asker("run", "table"),
+            time.time() + LATER,
+            *(20.0, 0.0, 5),
+            poll_interval=0.01,
         )
         run = TableRun(plan, settings, Forgetful(table.client_settings, retries=QUICK), store)
         looker = MusicAPIAsyncClient(table.client_settings, retries=QUICK)

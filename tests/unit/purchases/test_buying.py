@@ -32,6 +32,7 @@ from musicapi_provider.purchases import (
     KEY,
     Bought,
     Ledger,
+    LedgerStore,
     Order,
     Policy,
     Purchase,
@@ -63,7 +64,7 @@ class ProcessDiedError(BaseException):
     """The worker is gone: nothing catches this."""
 
 
-class Store:
+class Store(LedgerStore):
     """
     A store over a dict of JSON texts, as a database would keep them.
 
@@ -201,6 +202,10 @@ def test_success_is_booked_once_and_recorded(
         "bought_in": FIRST,
         "token": None,
         "told": False,
+        "resend": False,
+        "ordered": "[Verse] La la",
+        "entry": store.record["entry"],
+        "asked": None,
     }
 
 

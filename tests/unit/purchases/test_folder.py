@@ -8,8 +8,10 @@ import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 from unittest.mock import MagicMock
+from uuid import UUID
 
 import pytest
 from airflow.sdk import ObjectStoragePath
@@ -27,8 +29,10 @@ from musicapi_provider.exceptions import (
     Spent,
 )
 from musicapi_provider.hooks.musicapi import MusicAPIHook
+from musicapi_provider.ledgers.assets import PURCHASES as ASSET
+from musicapi_provider.ledgers.choice import folder_of_records
+from musicapi_provider.ledgers.task_state import TaskState
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
-from musicapi_provider.operators.task_state import TaskStateStore
 from musicapi_provider.prompt_table import read_prompt_table
 from musicapi_provider.purchases import (
     KEY,
@@ -47,7 +51,6 @@ from tests.unit.conftest import MemoryStateStore
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
-    from tests.unit.conftest import Log
 
 pytestmark = pytest.mark.usefixtures("connection", "quick")
 
@@ -455,14 +458,23 @@ def test_purchase_whose_record_cannot_be_completed_stays_an_intent(
 
 
 def execute(folder: ObjectStoragePath, run_id: str, **arguments: Any) -> Any:
-    """Run the create operator as the only task of a new dag run, with a task state store of its own."""
+    """Run the create operator as the only task of a new dag run, with state stores of its own."""
     task_instance = MagicMock(spec=RuntimeTaskInstance)
-    task_instance.run_id = run_id
-    task_instance.max_tries = 0
+    task_instance.dag_id, task_instance.run_id = "songs", run_id
+    task_instance.task_id, task_instance.map_index = "create", -1
+    task_instance.max_tries, task_instance.try_number = 0, 1
+    task_instance.id = UUID(int=0)
+    stores = MemoryStateStore()
+    context = {
+        "ti": task_instance,
+        "dag_run": SimpleNamespace(clear_number=0),
+        "task_state_store": stores,
+        "asset_state_store": {ASSET: stores},
+    }
     defaults = {"body": BODY, "prompt_id": "a", "records": str(folder)}
     operator = MusicAPICreateOperator(task_id="create", **{**defaults, **arguments})
     operator.hook = MusicAPIHook(operator.musicapi_conn_id, retries=QUICK)
-    return operator.execute({"ti": task_instance, "task_state_store": MemoryStateStore()})  # type: ignore[typeddict-item]
+    return operator.execute(context)  # type: ignore[arg-type]
 
 
 def test_two_dag_runs_make_one_purchase(anywhere: ObjectStoragePath, simulator: SimulatorServer) -> None:
@@ -508,10 +520,11 @@ def test_other_row_or_place_is_another_purchase(
 @pytest.mark.parametrize("records", ["", " ", "None"])
 def test_empty_folder_is_refused(folder: ObjectStoragePath, simulator: SimulatorServer, records: str) -> None:
     """The text of an empty template must not become a folder of that name."""
-    with pytest.raises(AirflowFailException, match="records: must be the URI of a folder") as caught:
+    with pytest.raises(MusicAPIInvalidRequestError, match="records: must be the URI of a folder"):
+        folder_of_records(records)
+    with pytest.raises(AirflowFailException, match="records: must be the URI of a folder"):
         execute(folder, "run", records=records)
 
-    assert isinstance(caught.value.__cause__, MusicAPIInvalidRequestError)
     assert simulator.state.requests.total() == 0
 
 
@@ -539,7 +552,7 @@ def test_operator_and_plan_agree_on_the_fingerprint(
 
 def test_task_state_is_kept_for_ever_until_it_is_deleted(state_store: MemoryStateStore) -> None:
     """Money does not expire, so neither does its record."""
-    records = TaskStateStore({"task_state_store": state_store})  # type: ignore[typeddict-item]
+    records = TaskState({"task_state_store": state_store})  # type: ignore[typeddict-item]
     records.set(KEY, VALUE)
     known, retention = records.get(KEY), state_store.retentions[KEY]
     records.delete(KEY)
@@ -552,14 +565,14 @@ def test_task_state_is_kept_for_ever_until_it_is_deleted(state_store: MemoryStat
 def test_airflow_without_a_task_state_store_sends_nothing() -> None:
     """The message names the version that has one."""
     with pytest.raises(MusicAPIConfigurationError, match=r"nothing was sent.*Airflow 3\.3"):
-        TaskStateStore({})
+        TaskState({})
 
 
 @pytest.mark.parametrize("method", ["get", "set", "delete"])
 def test_broken_task_state_store_sends_nothing(state_store: MemoryStateStore, method: str) -> None:
     """Whatever it raises becomes an error that a retry can cure and that claims nothing about money."""
     state_store.broken.add(method)
-    records = TaskStateStore({"task_state_store": state_store})  # type: ignore[typeddict-item]
+    records = TaskState({"task_state_store": state_store})  # type: ignore[typeddict-item]
     calls: dict[str, Callable[[], Any]] = {
         "get": lambda: Ledger(records),
         "set": lambda: records.set(KEY, VALUE),
@@ -570,14 +583,3 @@ def test_broken_task_state_store_sends_nothing(state_store: MemoryStateStore, me
 
     assert caught.value.spent is Spent.UNKNOWN
     assert caught.value.retryable
-
-
-@pytest.mark.parametrize("switch", [True, False], ids=["on", "off"])
-def test_forgetful_airflow_is_warned_about(
-    state_store: MemoryStateStore, logged: Log, monkeypatch: pytest.MonkeyPatch, switch: bool
-) -> None:
-    """With clear_on_success a clear buys again: say so before it happens."""
-    monkeypatch.setenv("AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS", str(switch))
-    TaskStateStore({"task_state_store": state_store})  # type: ignore[typeddict-item]
-
-    assert ("clear_on_success is on" in logged.text) is switch

@@ -25,6 +25,7 @@ from musicapi_provider.api.settings import ONCE
 from musicapi_provider.exceptions import MusicAPIError
 from musicapi_provider.purchases import (
     KEY,
+    LedgerStore,
     Order,
     Policy,
     PurchaseStatus,
@@ -96,7 +97,7 @@ class Life:
 
 
 @dataclass
-class Store:
+class Store(LedgerStore):
     """A store that outlives processes; every call is an instant."""
 
     place = "task state"

@@ -117,14 +117,32 @@ class Instance:
 
     def expect(self, music_task_id: str | None = None, *, conn_id: str = "musicapi_default") -> str:
         """Expect a callback as a create does before it pays; return the token."""
-        from musicapi_provider.purchases import KEY
-
         token = new_token(self.row().id)
         self.put_state(callback_key(token), {"expected": "now", "musicapi_conn_id": conn_id})
         if music_task_id:
-            self.put_state(KEY, {"fingerprint": {"token": token, "music_task_id": music_task_id}})
+            self.put_purchase({"token": token, "music_task_id": music_task_id})
         self.tokens.append(token)
         return token
+
+    def put_purchase(self, purchase: dict[str, Any]) -> None:
+        """Write into the ledger of its dag run."""
+        from airflow._shared.state import AssetScope
+        from airflow.models.asset import AssetModel
+        from airflow.state import get_state_backend
+
+        from musicapi_provider.ledgers.assets import PURCHASES
+        from musicapi_provider.purchases.run_ledger import run_name, slot_key, slot_name
+
+        run = run_name(self.place["dag_id"], self.place["run_id"])
+        key = slot_key(run, slot_name(self.place["task_id"], self.place["map_index"]))
+        with session() as database:
+            asset = database.scalar(select(AssetModel).filter_by(name=PURCHASES.name))
+            if asset is None:
+                asset = AssetModel(name=PURCHASES.name, uri=PURCHASES.uri, group="asset")
+                database.add(asset)
+                database.flush()
+            scope = AssetScope(asset_id=asset.id)
+            get_state_backend().set(scope, key, json.dumps({"fingerprint": purchase}), session=database)
 
     def put_state(self, key: str, value: Any) -> None:
         """Write into its task state."""

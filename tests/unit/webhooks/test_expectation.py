@@ -18,7 +18,6 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from musicapi_provider.exceptions import MusicAPIAmbiguousSubmitError, MusicAPIConfigurationError
 from musicapi_provider.hooks.musicapi import MusicAPIHook
 from musicapi_provider.operators.musicapi import MusicAPICreateOperator
-from musicapi_provider.purchases import KEY
 from musicapi_provider.sensors.musicapi import MusicAPITaskSensor
 from musicapi_provider.triggers.events import BEGIN
 from musicapi_provider.triggers.musicapi import MusicAPITaskTrigger
@@ -26,6 +25,7 @@ from musicapi_provider.webhooks import expectation, notices
 from musicapi_provider.webhooks.addresses import callback_key, called_key, payer_of, waits_for_key
 from musicapi_provider.webhooks.triggers import MusicAPICallbackTrigger
 from tests.conftest import QUICK
+from tests.unit.conftest import is_slot
 
 if TYPE_CHECKING:
     from include.musicapi_simulator import SimulatorServer
@@ -121,7 +121,8 @@ def test_callback_is_expected_before_the_create_leaves(
     create_for().execute(context)
 
     (before,) = seen
-    (intent,) = json.loads(before[KEY]).values()
+    (ledger,) = [json.loads(text) for key, text in before.items() if is_slot(key)]
+    (intent,) = ledger.values()
     assert intent["music_task_id"] is None
     assert callback_key(intent["token"]) in before
 
@@ -577,9 +578,10 @@ def test_killed_create_is_settled_hours_later(
     simulator.state.scenario("drop-after-booking")
     with pytest.raises(TaskDeferred):
         create_for(deferrable=True).execute(context)
-    records = json.loads(state_store.entries[KEY])
+    (key,) = [key for key in state_store.entries if is_slot(key)]
+    records = json.loads(state_store.entries[key])
     ((fingerprint, record),) = records.items()
-    state_store.entries[KEY] = json.dumps({fingerprint: {**record, "at": "2026-11-01T00:00:00+00:00"}})
+    state_store.entries[key] = json.dumps({fingerprint: {**record, "at": "2026-11-01T00:00:00+00:00"}})
     (music_task_id,) = simulator.state.jobs
     tell(state_store, record["token"], music_task_id)
 

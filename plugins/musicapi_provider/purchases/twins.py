@@ -1,0 +1,59 @@
+"""
+Which purchase is whose, where one order was placed more than once. Pure.
+
+A list may hold the same prompt twice, and then two songs are wanted. Positions tell them apart only until the
+list changes: a map index is a position (``airflow-notes.md``). So each purchase says who has asked for it
+last, and a clear frees what nobody has asked for since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from musicapi_provider.purchases.purchase import Asked, Asker, Purchase
+
+_Key = TypeVar("_Key")
+#: Logged where an order is placed again beside purchases of it.
+SAME_ORDER = "This dag run has placed the same order before (%s) for others: this is another purchase."
+
+
+def chosen(asker: Asker, purchases: Mapping[_Key, Purchase]) -> _Key | None:
+    """
+    Return which purchase of an order belongs to who asks; ``None``: none, so it is a new purchase.
+
+    First the one that this slot has asked for last, then one that nobody of this dag run has asked for since
+    its last clear: what is bought before what is lost.
+
+    :param purchases: All of one order. Several may be one purchase, as known to several slots: it belongs to
+        the one that nobody has followed, and of two that followed the same one to the earlier.
+    """
+    followed = {_asked(one).after for one in purchases.values()}
+    last: dict[str, _Key] = {}
+    for key in sorted(
+        purchases, key=lambda key: (_asked(purchases[key]).at in followed, _asked(purchases[key]).at)
+    ):
+        last.setdefault(purchases[key].identity, key)
+    mine = [key for key in last.values() if _asked(purchases[key]).slot == asker.slot]
+    free = [key for key in last.values() if is_free(purchases[key], asker)]
+    free.sort(key=lambda key: (purchases[key].is_intent, purchases[key].at, purchases[key].identity))
+    return next(iter(mine + free), None)
+
+
+def is_free(purchase: Purchase, asker: Asker) -> bool:
+    """
+    Tell whether nobody of the asker's dag run has asked for a purchase since it was cleared.
+
+    A clear raises the dag run's number, mostly; and it makes the slots anew.
+    """
+    last = _asked(purchase)
+    return last.run != asker.run or last.clear_number < asker.clear_number or last.at < asker.since
+
+
+def names(purchases: Iterable[Purchase]) -> list[str]:
+    """Return what people call these purchases: whose they are, and their ids."""
+    return sorted({f"{_asked(one).slot}: {one.music_task_id or 'unknown outcome'}" for one in purchases})
+
+
+def _asked(purchase: Purchase) -> Asked:
+    return purchase.asked or Asked()
