@@ -89,15 +89,22 @@ def bytes_of(path: ObjectStoragePath) -> bytes | None:
 
     :raises Exception: whatever the backend raises when it does not answer.
     """
+    local = local_path(path)
+    if local is None:  # s3fs asks a listing that it remembers, and other processes write
+        path.fs.invalidate_cache(path.parent.path)
     try:
-        return bytes((local_path(path) or path).read_bytes())
+        return bytes((local or path).read_bytes())
     except FileNotFoundError:
         return None
 
 
 def remove(path: ObjectStoragePath) -> None:
     """Remove a file; one that is not there is fine."""
-    (local_path(path) or path).unlink(missing_ok=True)
+    if (local := local_path(path)) is not None:
+        local.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError):  # not exists(), which asks that listing, too
+        path.fs.rm_file(path.path)
 
 
 def contents_of(folder: ObjectStoragePath, names: Iterable[str]) -> dict[str, bytes]:

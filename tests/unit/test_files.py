@@ -12,7 +12,7 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 from airflow.sdk.io import attach
 
-from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole
+from musicapi_provider.files import bytes_of, contents_of, create_whole, list_names, put_whole, remove
 from tests.s3 import s3_bucket as s3_bucket
 from tests.unit.purchases.test_folder import UnreliableFileSystem
 
@@ -81,6 +81,29 @@ def test_what_another_process_writes_is_listed(s3_bucket: S3Bucket) -> None:
     s3_bucket.client.put_object(Bucket=s3_bucket.name, Key="music/b.json", Body=b"bb")
 
     assert list_names(folder) == {"a.json": 1, "b.json": 2}
+
+
+def test_file_of_another_process_is_seen_after_a_listing(s3_bucket: S3Bucket) -> None:
+    """s3fs remembers listings: a purchase of another process must not look like none."""
+    folder = ObjectStoragePath(s3_bucket.uri) / "purchases"
+    assert create_whole(folder / "a.json", b"1")
+    assert list_names(folder).keys() == {"a.json"}
+    s3_bucket.client.put_object(Bucket=s3_bucket.name, Key="music/purchases/b.json", Body=b"2")
+
+    assert bytes_of(folder / "b.json") == b"2"
+    assert bytes_of(folder / "c.json") is None
+
+
+def test_file_of_another_process_is_removed_after_a_listing(s3_bucket: S3Bucket) -> None:
+    """What is to be gone is gone, whatever a listing said before."""
+    folder = ObjectStoragePath(s3_bucket.uri) / "purchases"
+    assert create_whole(folder / "a.json", b"1")
+    list_names(folder)
+    s3_bucket.client.put_object(Bucket=s3_bucket.name, Key="music/purchases/b.json", Body=b"2")
+    remove(folder / "b.json")
+    remove(folder / "c.json")
+
+    assert s3_bucket.sizes().keys() == {"music/purchases/a.json"}
 
 
 @pytest.mark.parametrize(
