@@ -47,7 +47,13 @@ def run_ledger(context: Context, asker: Asker, renamed: Mapping[str, str]) -> Ru
 
     :param renamed: Fingerprints that version 0.1 had others for.
     """
-    return RunLedger(AssetState(context), asker, copy=TaskState(context), renamed=renamed)
+    return RunLedger(
+        AssetState(context),
+        asker,
+        copy=TaskState(context),
+        is_first_try=context["ti"].try_number == 1,
+        renamed=renamed,
+    )
 
 
 def folder_ledger(

@@ -59,7 +59,8 @@ class RunLedger(LedgerStore):
     :param values: Where they are kept.
     :param asker: The slot.
     :param copy: Where the slot's purchases are kept once more, should Airflow forget the values; version 0.1
-        kept them there alone. Read when nothing else is known.
+        kept them there alone. Read when nothing else is known, and this is not the slot's first try.
+    :param is_first_try: Nothing can be there yet.
     :param renamed: Fingerprints that version 0.1 had others for.
     """
 
@@ -71,11 +72,13 @@ class RunLedger(LedgerStore):
         asker: Asker,
         *,
         copy: Values | None = None,
+        is_first_try: bool = False,
         renamed: Mapping[str, str] | None = None,
     ) -> None:
         self._values = values
         self.asker = asker
         self._copy = copy
+        self._is_first_try = is_first_try
         self._renamed = renamed or {}
         self.place = f"{values.place}, {slot_key(asker.run, asker.slot)!r}"
         #: The slot's record; ``None``: not read yet.
@@ -159,7 +162,7 @@ class RunLedger(LedgerStore):
     def _purchases(self) -> dict[str, Purchase]:
         if self._mine is None:
             self._mine = self._read(self.asker.slot)
-            if not self._mine and self._copy is not None:
+            if not self._mine and self._copy is not None and not self._is_first_try:
                 found = self._parsed(self._copy.get(KEY), self._copy.place)
                 self._mine = {self._renamed.get(print_, print_): one for print_, one in found.items()}
         return self._mine
@@ -198,7 +201,7 @@ class RunLedger(LedgerStore):
         return self._slots[fingerprint]
 
     def _list(self, fingerprint: str) -> None:
-        slots = self._slots.get(fingerprint) or self._slots_of(fingerprint)
+        slots = self._slots[fingerprint] if fingerprint in self._slots else self._slots_of(fingerprint)
         if self.asker.slot not in slots:
             self._slots[fingerprint] = [*slots, self.asker.slot]
             self._values.set(order_key(self.asker.run, fingerprint), {"slots": self._slots[fingerprint]})
