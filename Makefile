@@ -64,7 +64,7 @@ type: .venv/ready ## check types
 	$(PY) -m mypy
 
 clean: ## remove everything that make made, but not your music
-	rm -rf .venv .cache .airflow .airflow.lock .cluster dist .pytest_cache .mypy_cache .ruff_cache .coverage .hypothesis
+	rm -rf .venv .cache .airflow .airflow.lock .cluster dist .pytest_cache .mypy_cache .ruff_cache .coverage* .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The file holds the path of the uv that made the environment.
