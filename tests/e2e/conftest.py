@@ -25,10 +25,10 @@ DAGS = (
 @pytest.fixture(scope="package")
 def api_simulator() -> Iterator[SimulatorServer]:
     """Serve the API; not the simulator of the other tests, which each of them resets."""
-    # A request that is held is held until its process is killed.
+    # A request that is held is held until its process is killed, whenever the test comes to that.
     with SimulatorServer(
         Settings(
-            **{"api_key": API_KEY, "job_rule": "reads:1", "song_seconds": 1, "slow_seconds": 300},  # type: ignore[arg-type]
+            **{"api_key": API_KEY, "job_rule": "reads:1", "song_seconds": 1, "slow_seconds": 900},  # type: ignore[arg-type]
             webhooks_over_http=True,
             webhook_tries=8,  # the API server takes its time to start again
         )
@@ -52,7 +52,7 @@ def world(api_simulator: SimulatorServer, tmp_path_factory: pytest.TempPathFacto
     settings = {
         **IN_A_HURRY,
         "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
-        "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(api_simulator.base_url, API_KEY, timeout=120),
+        "AIRFLOW_CONN_MUSICAPI_DEFAULT": connection_json(api_simulator.base_url, API_KEY, timeout=600),
         **{
             f"AIRFLOW_CONN_MUSICAPI_{name}": connection_json(api_simulator.base_url, API_KEY, **extra)
             for name, extra in hooked.items()
