@@ -4,7 +4,15 @@ Commands of this provider in Airflow's command line; each ``airflow`` call impor
 
 from __future__ import annotations
 
-from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import (
+    ARG_OUTPUT,
+    ARG_VERBOSE,
+    ActionCommand,
+    Arg,
+    CLICommand,
+    GroupCommand,
+    lazy_load_command,
+)
 
 from musicapi_provider.api.settings import CREATES_POOL, DEFAULT_CONN_ID
 
@@ -22,6 +30,29 @@ already is not touched, nor what the environment does not give, so it may run at
   MUSICAPI_S3_REGION       default us-east-1
 """
 
+_SETTLE = """\
+Decide what becomes of a create whose answer was lost, without a change of the DAG. Nothing is sent here:
+clear the task afterwards.
+
+  airflow musicapi settle --run DAG_ID RUN_ID ORDER --adopt MUSIC_TASK_ID   it was booked: collect it
+  airflow musicapi settle --run DAG_ID RUN_ID ORDER --resubmit              it was not: send it again, once
+
+With --resubmit you pay twice if it was booked all the same. Look into the account's history first.
+"""
+_WHERE = (
+    Arg(
+        ("--run",),
+        help="The dag run, for tasks without records=",
+        nargs=2,
+        metavar=("DAG_ID", "RUN_ID"),
+    ),
+    Arg(
+        ("--folder",),
+        help="The folder, a URI: records= of the task, or the destination of the table",
+        metavar="URI",
+    ),
+)
+
 
 def get_musicapi_commands() -> list[CLICommand]:
     """Return the group ``musicapi``."""
@@ -37,4 +68,29 @@ def get_musicapi_commands() -> list[CLICommand]:
             Arg(("--force",), help="Also replace what somebody else has made", action="store_true"),
         ),
     )
-    return [GroupCommand(name="musicapi", help="Manage what DAGs with MusicAPI need", subcommands=(setup,))]
+    purchases = ActionCommand(
+        name="purchases",
+        help="List the purchases on record, of a dag run or in a folder",
+        func=lazy_load_command("musicapi_provider.cli.purchases.purchases"),
+        args=(*_WHERE, ARG_OUTPUT, ARG_VERBOSE),
+    )
+    settle = ActionCommand(
+        name="settle",
+        help="Decide what becomes of a create whose answer was lost",
+        description=_SETTLE,
+        func=lazy_load_command("musicapi_provider.cli.purchases.settle"),
+        args=(
+            *_WHERE,
+            Arg(("order",), help="Its name in the list of purchases, or the beginning", metavar="ORDER"),
+            Arg(("--adopt",), help="It is this music task: collect it", metavar="MUSIC_TASK_ID"),
+            Arg(("--resubmit",), help="Send it again, once; may pay twice", action="store_true"),
+            ARG_VERBOSE,
+        ),
+    )
+    return [
+        GroupCommand(
+            name="musicapi",
+            help="Manage what DAGs with MusicAPI need, and what they have bought",
+            subcommands=(setup, purchases, settle),
+        )
+    ]

@@ -61,7 +61,7 @@ class Claim:
 
     def __init__(self, path: ObjectStoragePath, owner: str, *, required: bool = True) -> None:
         self._path = path
-        self._owner = owner
+        self.owner = owner
         self._required = required
         self._files: list[ObjectStoragePath] = []
 
@@ -97,7 +97,7 @@ class Claim:
         while True:
             chain = [self._path.with_suffix(".claim")]
             holder = self._create_or_read(chain[-1])
-            while holder is not None and (holder.owner == self._owner or holder.until < time.time()):
+            while holder is not None and (holder.owner == self.owner or holder.until < time.time()):
                 log.info("The claim of %s on %s is taken over.", holder.owner, self._path)
                 chain.append(self._path.with_suffix(f".claim-{holder.number}"))
                 holder = self._create_or_read(chain[-1])
@@ -116,7 +116,7 @@ class Claim:
 
     def _create_or_read(self, path: ObjectStoragePath) -> _Claimed | None:
         """Create a claim; return who holds it if somebody does."""
-        mine = {"owner": self._owner, "number": uuid4().hex[:12], "until": time.time() + LEASE}
+        mine = {"owner": self.owner, "number": uuid4().hex[:12], "until": time.time() + LEASE}
         while not create_whole(path, json.dumps(mine).encode()):
             content = bytes_of(path)
             if content is None:  # its owner has given it back meanwhile

@@ -30,6 +30,10 @@ _Result = TypeVar("_Result")
 
 #: Subfolder of a table's destination that holds a file per row.
 PURCHASES = "purchases"
+#: Purchases of one order, without prompt id, that are looked for by the names of their files.
+MOST_TWINS = 1000
+#: What the file of an order without a readable prompt id is called.
+_NAMELESS = re.compile(r"row-[0-9a-f]{32}\.json")
 
 
 class FolderStore(LedgerStore):
@@ -63,6 +67,29 @@ class FolderStore(LedgerStore):
         owner = f"{asker.run} {asker.slot}" if asker else ""
         self._claim = Claim(first, owner, required=require_claims)
         self._open(first)
+
+    @classmethod
+    def of_file(
+        cls,
+        folder: ObjectStoragePath,
+        name: str,
+        fingerprint: str,
+        asker: Asker | None = None,
+        *,
+        require_claims: bool = True,
+    ) -> FolderStore:
+        """
+        Return the store of a file that is there, by its name: it does not tell the whole prompt id.
+
+        :param name: In ``purchases/``. Twins of an order are claimed by its first file, all others by their
+            own.
+        """
+        store = cls(folder, "", fingerprint, asker, require_claims=require_claims)
+        path = store._folder / name
+        if not is_twin(name, fingerprint):
+            store._claim = Claim(path, store._claim.owner, required=require_claims)
+        store._open(path)
+        return store
 
     def _open(self, path: ObjectStoragePath) -> None:
         self._path = path
@@ -139,7 +166,7 @@ class FolderStore(LedgerStore):
         return self._known or {}
 
     def _know(self, content: bytes | None) -> None:
-        self._content, self._known = content, _parsed(content)
+        self._content, self._known = content, parsed(content)
 
     def _put(self, value: Mapping[str, object]) -> None:
         content = json.dumps(value).encode()
@@ -169,7 +196,7 @@ def read_stores(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> l
     return found
 
 
-def _parsed(content: bytes | None) -> dict[str, object]:
+def parsed(content: bytes | None) -> dict[str, object]:
     """Return the JSON object in a file, an empty one where there is none."""
     try:
         value = json.loads(content or b"")
@@ -188,6 +215,13 @@ def record_name(prompt_id: str, fingerprint: str, twin: int = 0) -> str:
     named: list[object] = [prompt_id, fingerprint, *([twin] if twin else [])]
     digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
     return f"{readable or 'row'}-{digest}.json"
+
+
+def is_twin(name: str, fingerprint: str) -> bool:
+    """Tell whether a file is of an order without prompt id: the first one, or one of its twins."""
+    return bool(_NAMELESS.fullmatch(name)) and any(
+        name == record_name("", fingerprint, twin) for twin in range(MOST_TWINS)
+    )
 
 
 def guarded(what: str, call: Callable[[], _Result]) -> _Result:

@@ -25,8 +25,23 @@ def chosen(asker: Asker, purchases: Mapping[_Key, Purchase]) -> _Key | None:
     First the one that this slot has asked for last, then one that nobody of this dag run has asked for since
     its last clear: what is bought before what is lost.
 
-    :param purchases: All of one order. Several may be one purchase, as known to several slots: it belongs to
-        the one that nobody has followed, and of two that followed the same one to the earlier.
+    :param purchases: All of one order.
+    """
+    last = holders(purchases)
+    mine = [key for key in last.values() if _asked(purchases[key]).slot == asker.slot]
+    free = [key for key in last.values() if is_free(purchases[key], asker)]
+    free.sort(key=lambda key: (purchases[key].is_intent, purchases[key].at, purchases[key].identity))
+    return next(iter(mine + free), None)
+
+
+def holders(purchases: Mapping[_Key, Purchase]) -> dict[str, _Key]:
+    """
+    Return who holds each purchase, by its identity.
+
+    Several records may be one purchase, as known to several slots: it belongs to the one that nobody has
+    followed, and of two that followed the same one to the earlier.
+
+    :param purchases: All of one order.
     """
     followed = {_asked(one).after for one in purchases.values()}
     last: dict[str, _Key] = {}
@@ -34,10 +49,7 @@ def chosen(asker: Asker, purchases: Mapping[_Key, Purchase]) -> _Key | None:
         purchases, key=lambda key: (_asked(purchases[key]).at in followed, _asked(purchases[key]).at)
     ):
         last.setdefault(purchases[key].identity, key)
-    mine = [key for key in last.values() if _asked(purchases[key]).slot == asker.slot]
-    free = [key for key in last.values() if is_free(purchases[key], asker)]
-    free.sort(key=lambda key: (purchases[key].is_intent, purchases[key].at, purchases[key].identity))
-    return next(iter(mine + free), None)
+    return last
 
 
 def is_free(purchase: Purchase, asker: Asker) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,12 +22,6 @@ class Said:
 
     code: str | int | None
     of: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def database() -> None:
-    """Migrate the database of the tests."""
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
 
 
 @pytest.fixture
