@@ -92,8 +92,8 @@ def bytes_of(path: ObjectStoragePath) -> bytes | None:
     local = local_path(path)
     if local is None:  # s3fs asks a listing that it remembers, and other processes write
         path.fs.invalidate_cache(path.parent.path)
-    try:
-        return bytes((local or path).read_bytes())
+    try:  # not open(): it fails when the file changes while it is read
+        return bytes(local.read_bytes() if local is not None else path.fs.cat_file(path.path))
     except FileNotFoundError:
         return None
 

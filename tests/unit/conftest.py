@@ -152,7 +152,7 @@ def context(task_instance: MagicMock, state_store: MemoryStateStore) -> dict[str
         "ti": task_instance,
         "task_state_store": state_store,
         "asset_state_store": {PURCHASES: state_store},
-        "dag_run": SimpleNamespace(clear_number=0),
+        "dag_run": SimpleNamespace(clear_number=0, start_date=None),
         "outlet_events": OutletEventAccessors(),
     }
 

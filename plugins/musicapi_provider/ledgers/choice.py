@@ -77,11 +77,15 @@ def asker_of(context: Context, retries: int, *, with_dag: bool = False) -> Asker
     """
     ti = context["ti"]
     task = f"{ti.dag_id}.{ti.task_id}" if with_dag else ti.task_id
+    dag_run = context["dag_run"]
+    started = _text(dag_run.start_date)
     return Asker(
         run_name(ti.dag_id, ti.run_id),
         slot_name(task, ti.map_index),
-        context["dag_run"].clear_number or 0,
-        _made_at(ti.id) if ti.try_number == ti.max_tries - retries + 1 else "",
+        dag_run.clear_number or 0,
+        # A later try knows at least that nothing from before the dag run's start is of this one.
+        (_made_at(ti.id) if ti.try_number == ti.max_tries - retries + 1 else "") or started,
+        started,
     )
 
 
@@ -94,4 +98,8 @@ def _made_at(id_: UUID) -> str:
     """
     if id_.version != 7:
         return ""
-    return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC).isoformat(timespec="microseconds")
+    return _text(datetime.fromtimestamp((id_.int >> 80) / 1000, UTC))
+
+
+def _text(time: datetime | None) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds") if time else ""

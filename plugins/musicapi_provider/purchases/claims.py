@@ -5,6 +5,7 @@ A claim is a file that a storage creates for one of all who ask, whatever their 
 ``If-None-Match: *``; Google: ``ifGenerationMatch=0``; a disk: ``O_EXCL``). Its owner removes it. An owner
 that died loses it after :data:`LEASE` seconds: then the *successor* of that very claim is created, again by
 one of all who ask, and is the claim from then on. Nothing is overwritten, so nobody takes what another holds.
+The first file says that the others count: it is removed first, and who takes over looks whether it is there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
@@ -64,6 +65,13 @@ class Claim:
         self.owner = owner
         self._required = required
         self._files: list[ObjectStoragePath] = []
+        #: Of the claim that is held.
+        self._mine: _Claimed | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was held so long that somebody else may hold it by now."""
+        return bool(self._files) and self._mine is not None and time.time() >= self._mine.until
 
     @property
     def is_held(self) -> bool:
@@ -79,13 +87,22 @@ class Claim:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The first file last: it says where the others are.
-        for path in reversed(self._files):
-            try:
-                remove(path)
-            except Exception:
-                log.exception("Claim %s could not be removed; it ends in %.0f s.", path, LEASE)
-        self._files = []
+        files, self._files = self._files, []
+        try:
+            if files and not self._is_taken_over(files):
+                for path in files:
+                    remove(path)
+        except Exception:
+            log.exception("Claim %s could not be removed; it ends in %.0f s.", files[-1], LEASE)
+        self._mine = None
+
+    def _is_taken_over(self, files: list[ObjectStoragePath]) -> bool:
+        """Take over from itself what others might, so that nobody can while the files are removed."""
+        assert self._mine is not None  # noqa: S101 - it is held
+        if time.time() < self._mine.until - LEASE / 2:
+            return False
+        files.append(self._successor(self._mine))
+        return not create_whole(files[-1], self._content(_Claimed(self.owner, uuid4().hex[:12], 0.0)))
 
     def _acquire(self) -> list[ObjectStoragePath]:
         """
@@ -97,13 +114,17 @@ class Claim:
         while True:
             chain = [self._path.with_suffix(".claim")]
             holder = self._create_or_read(chain[-1])
+            first = holder
             while holder is not None and (holder.owner == self.owner or holder.until < time.time()):
                 log.info("The claim of %s on %s is taken over.", holder.owner, self._path)
-                chain.append(self._path.with_suffix(f".claim-{holder.number}"))
+                chain.append(self._successor(holder))
                 holder = self._create_or_read(chain[-1])
-            if holder is None:
+            if holder is None and (first is None or self._stands(chain[0], first)):
                 self._try_storage(chain)
                 return chain
+            if holder is None:  # what it followed was over, and is gone meanwhile
+                remove(chain[-1])
+                continue
             if time.monotonic() >= give_up:
                 raise MusicAPINotSentError(
                     f"{holder.owner} is deciding about the same order (claim {chain[-1]}); this try has sent "
@@ -116,15 +137,27 @@ class Claim:
 
     def _create_or_read(self, path: ObjectStoragePath) -> _Claimed | None:
         """Create a claim; return who holds it if somebody does."""
-        mine = {"owner": self.owner, "number": uuid4().hex[:12], "until": time.time() + LEASE}
-        while not create_whole(path, json.dumps(mine).encode()):
+        self._mine = _Claimed(self.owner, uuid4().hex[:12], time.time() + LEASE)
+        while not create_whole(path, self._content(self._mine)):
             content = bytes_of(path)
             if content is None:  # its owner has given it back meanwhile
                 continue
             holder = _read(content)
             # A client that lost the answer may have repeated its own request.
-            return None if holder.number == mine["number"] else holder
+            return None if holder.number == self._mine.number else holder
         return None
+
+    def _stands(self, path: ObjectStoragePath, claimed: _Claimed) -> bool:
+        """Tell whether a claim that was read is still there."""
+        content = bytes_of(path)
+        return content is not None and _read(content).number == claimed.number
+
+    def _successor(self, claimed: _Claimed) -> ObjectStoragePath:
+        return self._path.with_suffix(f".claim-{claimed.number}")
+
+    @staticmethod
+    def _content(claimed: _Claimed) -> bytes:
+        return json.dumps(asdict(claimed)).encode()
 
     def _try_storage(self, chain: list[ObjectStoragePath]) -> None:
         """Find out whether the storage refuses to create what is there: some pass over the condition."""

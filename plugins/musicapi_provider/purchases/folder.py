@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from musicapi_provider.exceptions import MusicAPIError, MusicAPINotSentError, Spent
 from musicapi_provider.files import bytes_of, contents_of, list_names, put_whole, remove
+from musicapi_provider.purchases import claims
 from musicapi_provider.purchases.claims import Claim
-from musicapi_provider.purchases.ledger import Ledger, LedgerStore
+from musicapi_provider.purchases.ledger import KEY, Ledger, LedgerStore, purchases_from
 from musicapi_provider.purchases.twins import SAME_ORDER, chosen, is_free, names
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ PURCHASES = "purchases"
 MOST_TWINS = 1000
 #: What the file of an order without a readable prompt id is called.
 _NAMELESS = re.compile(r"row-[0-9a-f]{32}\.json")
+#: Files of equal orders that may be missing between others.
+GAPS = 1
 
 
 class FolderStore(LedgerStore):
@@ -64,8 +67,7 @@ class FolderStore(LedgerStore):
         self._prompt_id, self._fingerprint = prompt_id, fingerprint
         self.asker = asker
         first = self._folder / record_name(prompt_id, fingerprint)
-        owner = f"{asker.run} {asker.slot}" if asker else ""
-        self._claim = Claim(first, owner, required=require_claims)
+        self._claim = Claim(first, asker.owner if asker else "", required=require_claims)
         self._open(first)
 
     @classmethod
@@ -113,25 +115,36 @@ class FolderStore(LedgerStore):
         """Choose among the purchases of this order the one that belongs to who asks, or a new file."""
         if self._prompt_id or self.asker is None:
             return
-        paths: list[ObjectStoragePath] = []
-        purchases: dict[ObjectStoragePath, Purchase] = {}
-        while True:
-            path = self._folder / record_name(self._prompt_id, fingerprint, len(paths))
-            self._open(path)
-            purchase = Ledger(self).get(fingerprint)
-            if purchase is None:
-                break  # the files of an order have no gaps: none is ever removed but the last
-            paths.append(path)
-            purchases[path] = purchase
+        purchases, new = self._twins(fingerprint)
         choice = chosen(self.asker, purchases)
         if choice is None:
             if purchases:
                 log.info(SAME_ORDER, ", ".join(names(purchases.values())))
-            return  # the file that is open is new
+            self._open(new)
+            self._know(None)
+            return
         self._open(choice)
         if is_free(purchases[choice], self.asker):
-            asked = self.asker.asks(purchases[choice].asked)
-            Ledger(self).put(fingerprint, replace(purchases[choice], asked=asked))
+            known = purchases[choice]
+            taken = replace(known, entry=known.identity, asked=self.asker.asks(known.asked))
+            Ledger(self).put(fingerprint, taken)
+
+    def _twins(self, fingerprint: str) -> tuple[dict[ObjectStoragePath, Purchase], ObjectStoragePath]:
+        """
+        Return the purchases of this order, by file, and the file of the next one.
+
+        Somebody may have removed a file, such as a damaged one: what is behind the gap is no less bought.
+        """
+        purchases: dict[ObjectStoragePath, Purchase] = {}
+        gaps: list[ObjectStoragePath] = []
+        while len(gaps) <= GAPS:
+            path = self._folder / record_name(self._prompt_id, fingerprint, len(purchases) + len(gaps))
+            self._open(path)
+            if purchase := Ledger(self).get(fingerprint):
+                purchases[path] = purchase
+            else:
+                gaps.append(path)
+        return purchases, gaps[0]
 
     def get(self, key: str) -> object:
         """Return the record, ``None`` without a file; anything else as text, which is no record."""
@@ -141,7 +154,18 @@ class FolderStore(LedgerStore):
         return self._object.get(key) or content.decode("utf-8", errors="replace")
 
     def set(self, key: str, value: dict[str, object]) -> None:
-        """Write the record; a process that dies meanwhile leaves the old one or the new one."""
+        """
+        Write the record; a process that dies meanwhile leaves the old one or the new one.
+
+        :raises MusicAPINotSentError: it is about to buy, and its claim is over.
+        """
+        if key == KEY and self._claim.is_over and any(p.is_intent for p in purchases_from(value).values()):
+            raise MusicAPINotSentError(
+                f"It took more than {claims.LEASE:.0f} s from reading the record to buying, so somebody else "
+                f"may decide about the same order by now ({self.place}); this try has sent nothing.",
+                spent=Spent.UNKNOWN,
+                next_step="a later try goes on where this one stopped.",
+            )
         self._put({**self._object, key: value})
 
     def delete(self, key: str) -> None:

@@ -75,12 +75,19 @@ class Asker:
 
     :param run: As in :class:`Asked`, as are ``slot`` and ``clear_number``.
     :param since: ISO time (UTC) since when this slot is as it is now: made, or cleared; empty: not known.
+    :param started: When the dag run started: another Airflow may have one of the same name.
     """
 
     run: str
     slot: str
     clear_number: int = 0
     since: str = ""
+    started: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Who claims an order: the same for all tries, which follow one another."""
+        return " ".join(filter(None, (self.run, self.slot, self.started)))
 
     def asks(self, before: Asked | None = None) -> Asked:
         """

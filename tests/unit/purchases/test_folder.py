@@ -467,7 +467,7 @@ def execute(folder: ObjectStoragePath, run_id: str, **arguments: Any) -> Any:
     stores = MemoryStateStore()
     context = {
         "ti": task_instance,
-        "dag_run": SimpleNamespace(clear_number=0),
+        "dag_run": SimpleNamespace(clear_number=0, start_date=None),
         "task_state_store": stores,
         "asset_state_store": {ASSET: stores},
     }
