@@ -36,11 +36,15 @@ class AirflowAPI:
         """Let the DAG run."""
         self._call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any], *, run_id: str | None = None) -> str:
         """Unpause the DAG, trigger it and return the run id."""
         self.unpause(dag_id)
-        run = self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
-        return str(run["dag_run_id"])
+        body = {"logical_date": None, "conf": dict(conf), "dag_run_id": run_id}
+        return str(self._call("POST", f"/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def delete_run(self, dag_id: str, run_id: str) -> None:
+        """Delete a run with all that Airflow knows of it."""
+        self._call("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")
 
     def unfinished_run(self, dag_id: str) -> str | None:
         """Return the id of a run that an earlier session left behind, if there is one."""
@@ -67,7 +71,16 @@ class AirflowAPI:
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
 
-    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> None:
+    def clear(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        map_index: int = -1,
+        *,
+        upstream: bool = False,
+        downstream: bool = False,
+    ) -> None:
         """Clear a task instance as the UI does: it runs again, and with it the run."""
         body = {
             "dry_run": False,
@@ -75,8 +88,15 @@ class AirflowAPI:
             "task_ids": [task_id if map_index < 0 else (task_id, map_index)],
             "only_failed": False,
             "reset_dag_runs": True,
+            "include_upstream": upstream,
+            "include_downstream": downstream,
         }
         self._call("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+
+    def clear_run(self, dag_id: str, run_id: str) -> None:
+        """Clear all tasks of a run as the UI does."""
+        body = {"dry_run": False, "only_failed": False}
+        self._call("POST", f"/dags/{dag_id}/dagRuns/{run_id}/clear", body)
 
     def set_variable(self, key: str, value: str) -> None:
         """Create an Airflow Variable."""
@@ -104,6 +124,11 @@ class AirflowAPI:
         """Return the tasks of a run that emitted asset events, a name for each event."""
         events = self._call("GET", f"/assets/events?source_dag_id={dag_id}&limit=100")["asset_events"]
         return [event["source_task_id"] for event in events if event["source_run_id"] == run_id]
+
+    def consumers(self, name: str) -> set[tuple[str, str]]:
+        """Return the tasks that have the asset of this name among their inlets, each with its DAG."""
+        found = self._call("GET", f"/assets?name_pattern={name}")["assets"]
+        return {(task["dag_id"], task["task_id"]) for asset in found for task in asset["consuming_tasks"]}
 
     def log(self, dag_id: str, run_id: str, instance: Mapping[str, Any]) -> list[str]:
         """Return the messages of a task instance's last try."""
@@ -137,4 +162,4 @@ class AirflowAPI:
     def _call(self, method: str, path: str, json: Any = None) -> Any:
         answer = self._session.request(method, self._url + path, json=json, timeout=60)
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None

@@ -19,6 +19,8 @@ DAGS = (
     *("e2e_create", "e2e_create_resubmitting", "e2e_create_and_defer", "e2e_create_mapped"),
     *("e2e_wait", "e2e_wait_in_many_ways", "e2e_wait_mapped", "e2e_wait_short"),
     *("e2e_webhook", "e2e_webhook_sensors", "e2e_webhook_arrivals"),
+    *("e2e_rows", "e2e_rows_cleared_by_cli", "e2e_rows_in_folder", "e2e_rows_in_same_folder"),
+    *("e2e_rows_in_configured_folder", "e2e_same_song", "e2e_shared_table_1", "e2e_shared_table_2"),
 )
 
 

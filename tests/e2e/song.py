@@ -31,19 +31,21 @@ class World:
     What the tests act on: a real Airflow, and the API it buys from.
 
     :param processes: Folder in which task processes report themselves.
+    :param patience: Seconds for one step of a run.
     """
 
     stack: Stack
     api: AirflowAPI
     simulator: SimulatorServer
     processes: Path
+    patience: float = PATIENCE
 
     def until(self, what: str, reached: Callable[[], Any]) -> Any:
         """Wait until a condition is true and return its value."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while not (value := reached()):
             self.stack.check_alive()
-            assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
+            assert time.monotonic() < deadline, f"not within {self.patience:g} s: {what}"
             time.sleep(0.1)
         return value
 
