@@ -135,8 +135,6 @@ def put_whole(path: ObjectStoragePath, content: Iterable[bytes]) -> None:
     """
     Write a file so that a process that dies meanwhile, or a power cut, leaves the old one or the new one.
 
-    For files that one process writes at a time.
-
     :param content: Pieces, written as they come.
     """
     if (local := local_path(path)) is not None:
@@ -200,13 +198,17 @@ def _creates_exclusively(kind: type) -> bool:
 
 
 def _put_here(path: Path, content: Iterable[bytes]) -> None:
-    new = path.with_suffix(".new")
+    # A name of its own: two dag runs may write what is stored of the same row at the same time.
+    new = path.with_name(f"{path.stem}.{uuid4().hex[:12]}.new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new.open("wb") as file:
-        file.writelines(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("wb") as file:
+            file.writelines(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must outlive a power cut
     try:
         os.fsync(folder)

@@ -112,7 +112,7 @@ def test_clears_by_command_line_collect(world: World, folder: Path) -> None:
     """``airflow tasks clear`` of the task and of the whole DAG: kept and discarded, both collect."""
     run = Rows(world, "e2e_rows_cleared_by_cli", ["a harp at a terminal"])
     (first,) = run.bought()
-    for only in (["-t", "^create$"], []):
+    for only in (["-t", "create"], []):  # no regular expression in 3.3.2
         if not only:
             run.discard_task_state()
         command = [sys.executable, "-m", "airflow", "tasks", "clear", "-y", *only, run.dag_id]

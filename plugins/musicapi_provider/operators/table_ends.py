@@ -12,6 +12,7 @@ from airflow.sdk import ObjectStoragePath
 
 from musicapi_provider.api.settings import DEFAULT_CONN_ID
 from musicapi_provider.exceptions import MusicAPIIncompleteTableError, MusicAPIInvalidRequestError
+from musicapi_provider.ledgers.choice import asker_of
 from musicapi_provider.links import xcoms
 from musicapi_provider.links.extra_links import MusicAPIManifestLink, MusicAPITracksLink
 from musicapi_provider.operators.arguments import flag_of, folder_of, mapping_of, number_of, text_of
@@ -115,6 +116,7 @@ class ReadsPromptTable(WorksOnPromptTable):
                 max_credits=number_of("max_credits", self.max_credits),
                 settle=mapping_of("settle", self.settle),
                 ahead=ahead,
+                asker=asker_of(context, self.retries or 0, with_dag=True),
             )
 
     def _rows(self) -> list[PromptRow]:

@@ -8,6 +8,7 @@ row. None of it is in Airflow, so no killed, cleared, deleted or renumbered run 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +20,7 @@ from musicapi_provider.prompt_table.budget import Budget, in_turn, postpone
 from musicapi_provider.prompt_table.row import Adopt, Resubmit, Row, RowState, decision_from
 from musicapi_provider.prompt_table.stored import set_stored
 from musicapi_provider.purchases import UnknownOutcome, read_stores
+from musicapi_provider.purchases.claims import PATIENCE
 from musicapi_provider.storage.records import StoredTrack
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from musicapi_provider.api.client import MusicAPIClient
     from musicapi_provider.prompt_table.reading import PromptRow
-    from musicapi_provider.purchases import FolderStore
+    from musicapi_provider.purchases import Asker, FolderStore
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def plan_rows(
     max_credits: float | None = None,
     settle: Mapping[str, str] | None = None,
     ahead: bool = True,
+    asker: Asker | None = None,
 ) -> list[Row]:
     """
     Find out what is done, what is bought and what is to be bought; buys nothing.
@@ -65,12 +68,13 @@ def plan_rows(
         was found at the vendor, or ``resubmit``.
     :param ahead: Ask the API (free) about music tasks that are bought and not stored, one request each, to
         buy anew those that failed; and postpone. Off for a run that does both on its way.
+    :param asker: Who asks: what others are buying just now is waited for, not what this task itself left.
     :return: One row per row of the table, as it stands before this run.
     :raises MusicAPIConfigurationError: an impossible limit or decision; nothing was bought.
     :raises MusicAPINotSentError: the storage does not answer; nothing was bought.
     """
     plan = [Row.of(row, account=account) for row in rows]
-    _learn(plan, folder)
+    _learn(plan, folder, asker)
     if ahead:
         _poll(plan, client)
     _settle(plan, settle or {}, client)
@@ -138,10 +142,14 @@ def complete_plan(
 # -- what is known -------------------------------------------------------------------------------------------
 
 
-def _learn(plan: Sequence[Row], folder: ObjectStoragePath) -> None:
+def _learn(plan: Sequence[Row], folder: ObjectStoragePath, asker: Asker | None) -> None:
     """Take what the files of the rows say, and whether the tracks are there."""
-    for row, file in zip(plan, _files_of(plan, folder), strict=True):
+    give_up = time.monotonic() + PATIENCE
+    for row, file in zip(plan, _files_of(plan, folder, asker), strict=True):
         row.learn(file)
+        if row.state is RowState.UNKNOWN:  # or another dag run is buying it just now
+            file.read_after_others(give_up)
+            row.learn(file)
     stored = [row for row in plan if row.state is RowState.STORED]
     there = list_names(folder) if stored else {}
     for row in stored:
@@ -154,8 +162,10 @@ def _learn(plan: Sequence[Row], folder: ObjectStoragePath) -> None:
             row.collect_again()
 
 
-def _files_of(rows: Iterable[Row], folder: ObjectStoragePath) -> list[FolderStore]:
-    return read_stores(folder, [(row.prompt_id, row.fingerprint) for row in rows])
+def _files_of(
+    rows: Iterable[Row], folder: ObjectStoragePath, asker: Asker | None = None
+) -> list[FolderStore]:
+    return read_stores(folder, [(row.prompt_id, row.fingerprint) for row in rows], asker)
 
 
 def _is_there(track: StoredTrack, files: Mapping[str, int | None]) -> bool:

@@ -104,6 +104,24 @@ class Claim:
         files.append(self._successor(self._mine))
         return not create_whole(files[-1], self._content(_Claimed(self.owner, uuid4().hex[:12], 0.0)))
 
+    def wait_for_others(self, give_up: float) -> None:
+        """
+        Wait while somebody else holds it, without taking it.
+
+        :param give_up: Monotonic seconds at which that ends.
+        """
+        while self._is_held_by_another() and time.monotonic() < give_up:
+            time.sleep(PAUSE)
+
+    def _is_held_by_another(self) -> bool:
+        path = self._path.with_suffix(".claim")
+        while (content := bytes_of(path)) is not None:
+            holder = _read(content)
+            if holder.owner != self.owner and holder.until >= time.time():
+                return True
+            path = self._successor(holder)
+        return False
+
     def _acquire(self) -> list[ObjectStoragePath]:
         """
         Return the files of the claim, once it is held.

@@ -111,6 +111,15 @@ class FolderStore(LedgerStore):
             self._open(self._path)
             yield
 
+    def read_after_others(self, give_up: float) -> None:
+        """
+        Read the record anew, once nobody else decides about the order.
+
+        :param give_up: Monotonic seconds at which it is read all the same.
+        """
+        self._guarded(lambda: self._claim.wait_for_others(give_up))
+        self._open(self._path)
+
     def find(self, fingerprint: str) -> None:
         """Choose among the purchases of this order the one that belongs to who asks, or a new file."""
         if self._prompt_id or self.asker is None:
@@ -201,15 +210,18 @@ class FolderStore(LedgerStore):
         return guarded(f"storage of the records ({self._folder})", call)
 
 
-def read_stores(folder: ObjectStoragePath, rows: Iterable[tuple[str, str]]) -> list[FolderStore]:
+def read_stores(
+    folder: ObjectStoragePath, rows: Iterable[tuple[str, str]], asker: Asker | None = None
+) -> list[FolderStore]:
     """
     Return what is known of many rows now: one listing, then the files that are there, many at a time.
 
     :param folder: The table's destination.
     :param rows: Prompt id and fingerprint of each.
+    :param asker: Who reads.
     :raises MusicAPINotSentError: the storage does not answer; nothing may be bought without it.
     """
-    found = [FolderStore(folder, *row) for row in rows]
+    found = [FolderStore(folder, *row, asker) for row in rows]
     purchases = folder / PURCHASES
     contents = guarded(
         f"storage of the records ({purchases})",

@@ -28,6 +28,7 @@ from musicapi_provider.prompt_table.row import WHY, Resubmit
 from musicapi_provider.prompt_table.stored import STORED_KEY
 from musicapi_provider.purchases import (
     PURCHASES,
+    Asker,
     FolderStore,
     Order,
     Policy,
@@ -36,6 +37,7 @@ from musicapi_provider.purchases import (
     buy,
     fingerprint_of,
 )
+from musicapi_provider.purchases.claims import Claim
 from musicapi_provider.purchases.folder import record_name
 from musicapi_provider.storage import StoredTrack
 from tests.conftest import QUICK
@@ -619,6 +621,27 @@ def test_answer_that_another_run_lost_is_not_spending_of_this_one(table: Table) 
 
 
 # -- decisions ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("owner", "state"), [("other", SUBMITTED), ("own", UNKNOWN)])
+def test_what_another_run_buys_just_now_is_waited_for(
+    table: Table, monkeypatch: pytest.MonkeyPatch, owner: str, state: str
+) -> None:
+    """Its answer is not lost, it only has not come yet; a claim that this task left itself tells nothing."""
+    lost = table.lose(ROWS[0])
+    path = ObjectStoragePath(f"file://{table.path_of(ROWS[0])}")
+    claim = Claim(path, {"other": "d/other d.t", "own": "d/run d.t"}[owner])
+
+    def end(_seconds: float) -> None:
+        table.work(table.plan(ROWS[:1], "other", settle={"a": lost}, asker=Asker("d/other", "d.t")), "other")
+        claim.__exit__()
+
+    claim.__enter__()
+    monkeypatch.setattr("musicapi_provider.purchases.claims.time.sleep", end)
+    plan = table.plan(ROWS[:1], asker=Asker("d/run", "d.t"))
+
+    assert states_of(plan) == [state]
+    assert table.sent == 1
 
 
 def test_unknown_outcome_is_collected_by_its_id(table: Table) -> None:

@@ -246,12 +246,14 @@ def test_process_that_dies_while_it_writes_leaves_the_old_record(
     records.set(KEY, {"f": "old"})
     (file,) = local(folder).iterdir()
 
-    def die(_fileno: int) -> NoReturn:
-        file.with_suffix(".new").write_bytes(b'{"musicapi_sub')
+    def die(*_: object, **__: object) -> NoReturn:
+        (new,) = local(folder).glob("*.new")
+        new.write_bytes(b'{"musicapi_sub')
         raise ProcessDiedError
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", die)
+        patch.setattr(Path, "unlink", die)  # a dead process does not tidy up
         with pytest.raises(ProcessDiedError):
             records.set(KEY, {"f": "new"})
     left = sorted(path.suffix for path in local(folder).iterdir())
@@ -261,7 +263,7 @@ def test_process_that_dies_while_it_writes_leaves_the_old_record(
     assert left == [".json", ".new"]
     assert known == {"f": "old"}
     assert records.get(KEY) == {"f": "newer"}
-    assert [file] == list(local(folder).iterdir())
+    assert json.loads(file.read_bytes()) == {KEY: {"f": "newer"}}
 
 
 def test_process_that_dies_at_the_first_write_leaves_no_record(
@@ -334,10 +336,10 @@ def make_a_file(purchases: Path) -> None:
 
 
 def make_a_folder(purchases: Path) -> None:
-    """Put a folder where the new file should be."""
+    """Put a folder where the file should be."""
     hook = MusicAPIHook()
     name = record_name("a", fingerprint_of(BODY, account=hook.account))
-    (purchases / name).with_suffix(".new").mkdir(parents=True)
+    (purchases / name).mkdir(parents=True)
 
 
 @pytest.mark.parametrize("spoil", [make_a_file, make_a_folder], ids=["no-folder", "no-file"])
