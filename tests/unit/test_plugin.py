@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import entry_points
 
 from musicapi_provider.plugin import MusicAPIPlugin
-from musicapi_provider.ui.app import SCRIPT
+from musicapi_provider.ui.app import SCRIPTS
 
 #: What only API servers need, or what takes long to import.
 HEAVY = (
@@ -46,5 +46,5 @@ def test_the_script_stands_where_the_page_looks_for_it() -> None:
     """Below the prefix of the app that serves it, relative to Airflow's base URL."""
     (app, _), (page,) = MusicAPIPlugin.fastapi_apps, MusicAPIPlugin.react_apps
 
-    assert f"{app['url_prefix']}/{SCRIPT.name}" == f"/{page['bundle_url']}"
-    assert SCRIPT.is_file()
+    assert f"{app['url_prefix']}/tracks_page.js" == f"/{page['bundle_url']}"
+    assert all(file.is_file() for file in SCRIPTS.values())

@@ -15,9 +15,8 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 from rich.markup import escape
 
 from musicapi_provider.exceptions import MusicAPIError, MusicAPIInvalidRequestError
-from musicapi_provider.ledgers.folders import FolderRecords
+from musicapi_provider.ledgers.folders import FolderRecords, person
 from musicapi_provider.ledgers.tables import RunTables
-from musicapi_provider.purchases import Asker
 from musicapi_provider.purchases.settling import Decision, Entry, settled
 from musicapi_provider.text import clean
 from musicapi_provider.waiting.ids import checked_ids
@@ -38,8 +37,6 @@ COLUMNS = (
     "at",
     "asked_by",
 )
-#: Who holds the claim on an order in a folder.
-ASKER = Asker(run="airflow musicapi", slot="settle")
 
 
 @suppress_logs_and_warning
@@ -85,7 +82,7 @@ def _ledger_of(args: argparse.Namespace) -> RunTables | FolderRecords:
         return RunTables(*args.run)
     # Or the folder's connection would be looked for in the environment only.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    return FolderRecords(ObjectStoragePath(args.folder), ASKER)
+    return FolderRecords(ObjectStoragePath(args.folder), person("airflow musicapi settle"))
 
 
 def _print(entries: Sequence[Entry], output: str) -> None:

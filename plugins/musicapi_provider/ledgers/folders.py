@@ -5,6 +5,7 @@ All purchases of a folder, as the API server and the command line reach them.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
 from musicapi_provider.files import contents_of, list_names
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
     from musicapi_provider.purchases import Purchase
+
+
+def person(where: str) -> Asker:
+    """
+    Return who decides for a task.
+
+    :param where: Command or page. Each of its calls is somebody else, for claims.
+    """
+    return Asker(run=where, slot=uuid4().hex[:8])
 
 
 class FolderRecords:

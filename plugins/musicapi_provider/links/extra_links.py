@@ -62,7 +62,11 @@ class MusicAPICoverLink(_MediaLink):
 
 
 class MusicAPIMusicTaskLink(BaseOperatorLink):
-    """Ask the API what it says now about the music tasks; there as soon as their ids are."""
+    """
+    Ask the API what it says now about the music tasks; there as soon as their ids are.
+
+    Where the answer to a create was lost: the page on which a person decides.
+    """
 
     name = "Music task"
 
@@ -74,6 +78,8 @@ class MusicAPIMusicTaskLink(BaseOperatorLink):
         """
         facts = facts_of(operator)
         ids = facts.music_task_ids
+        if not ids and facts.answer_is_lost:
+            return on_api_server(pages.lost_answers_page_path(*Place.of(ti_key)))
         return music_tasks_url(ti_key, facts.musicapi_conn_id, ids) if ids else ""
 
 

@@ -33,6 +33,17 @@ def tracks_page_path(*, dag_id: str | None = None, run_id: str | None = None) ->
     return f"/plugin/{TRACKS_ROUTE}" + (f"?{urlencode(filters)}" if filters else "")
 
 
+def lost_answers_page_path(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
+    """Return the page on which a person decides about a task instance's lost answers."""
+    place = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
+    return f"/plugin/{TRACKS_ROUTE}?{urlencode(place)}"
+
+
+def lost_answers_path(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
+    """Return where that page reads them and sends decisions to."""
+    return f"{_task_path(dag_id, run_id, task_id)}/lost_answers?{urlencode({'map_index': map_index})}"
+
+
 def manifest_path(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
     """Return where the manifest that a task has written is served."""
     return f"{_task_path(dag_id, run_id, task_id)}/manifest?{urlencode({'map_index': map_index})}"

@@ -15,6 +15,8 @@ class ShowsFacts:
     musicapi_conn_id: str = ""
     #: The music tasks that it has bought, or waits for.
     music_task_ids: list[str] | None = None
+    #: The answer to its create was lost, and a person has to decide.
+    answer_is_lost: bool = False
     #: Track dicts, as it returns them.
     collected_tracks: list[dict[str, object]] | None = None
     #: Records of stored tracks, and the URI of the folder that they are in.

@@ -280,7 +280,9 @@ class MusicAPICreateOperator(BuysMusic):
                 submitted = self.submit_or_wait(context)
         except Exception:
             if self._records is not None:
-                self.push_submission(context, status_of(self._records, self._fingerprint))
+                known_now = status_of(self._records, self._fingerprint)
+                self.answer_is_lost = known_now.state is PurchaseState.UNKNOWN
+                self.push_submission(context, known_now)
             raise
         music_task_id = submitted.music_task_id
         known = PurchaseStatus(

@@ -47,8 +47,8 @@ log = logging.getLogger(__name__)
 #: What to do about a lost answer.
 WAYS_ON = (
     "look into the account's history at the vendor. If the music task is there, set adopt_music_task_id to "
-    'its id; if it is not, set on_unknown_outcome="resubmit". "airflow musicapi settle" does either without a '
-    "change of the DAG. Then clear the task."
+    'its id; if it is not, set on_unknown_outcome="resubmit". Without a change of the DAG, the task\'s '
+    'button "Music task" does either, or "airflow musicapi settle". Then clear the task.'
 )
 #: Seconds between tries to write to the store after a purchase.
 STORE_PAUSE = 1.0

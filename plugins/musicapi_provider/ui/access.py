@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.models.dag import DagModel
+from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from sqlalchemy import func, select
@@ -49,6 +50,15 @@ class Reader:
                 for entity in (None, DagAccessEntity.XCOM)
             )
         return self._answers[dag_id]
+
+    def may_clear(self, dag_id: str) -> bool:
+        """Tell whether the user may clear a DAG's task instances, as Airflow's own API asks for it."""
+        return get_auth_manager().is_authorized_dag(
+            method="PUT",
+            access_entity=DagAccessEntity.TASK_INSTANCE,
+            details=DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id)),
+            user=self._user,
+        )
 
 
 def destinations() -> dict[str, set[str]]:
@@ -115,3 +125,18 @@ def xcom_of(dag_id: str, run_id: str, task_id: str, map_index: int, key: str) ->
     place = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index, "key": key}
     with create_session() as session:
         return session.scalar(select(XComModel.value).filter_by(**place))
+
+
+def rendered_field(dag_id: str, run_id: str, task_id: str, map_index: int, name: str) -> object:
+    """
+    Return a field of a task instance as its last try has rendered it, ``None`` for none.
+
+    :raises LookupError: no fields are kept of it: it has not run, or many have since.
+    """
+    model = RenderedTaskInstanceFields
+    place = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
+    with create_session() as session:
+        fields = session.scalar(select(model.rendered_fields).filter_by(**place))
+    if fields is None:
+        raise LookupError(name)
+    return fields.get(name)

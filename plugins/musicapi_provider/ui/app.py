@@ -14,13 +14,15 @@ from typing import Annotated
 
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.core_api.security import get_user
+from airflow.api_fastapi.logging.decorators import action_logging
 from airflow.sdk import ObjectStoragePath
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from musicapi_provider.exceptions import MusicAPIError
+from musicapi_provider.exceptions import MusicAPIError, MusicAPIInvalidRequestError
 from musicapi_provider.ui.access import Folders, Reader, destinations
 from musicapi_provider.ui.library import Library
+from musicapi_provider.ui.lost_answers import Decided, decide, lost_answers_of
 from musicapi_provider.ui.responses import SAFE, file_response
 from musicapi_provider.ui.stored_files import stored_file
 from musicapi_provider.ui.task_instances import TaskInstanceRef, is_linked, look_at, manifest_of
@@ -28,7 +30,8 @@ from musicapi_provider.ui.track_list import Filters, list_tracks
 
 log = logging.getLogger(__name__)
 
-SCRIPT = Path(__file__).with_name("tracks_page.js")
+#: The page's script, and what it imports.
+SCRIPTS = {name: Path(__file__).with_name(name) for name in ("tracks_page.js", "lost_answers.js", "parts.js")}
 #: How a track's field is called in an address.
 MEDIA = {"audio": "file", "cover": "cover"}
 TASK = "/dags/{dag_id}/runs/{run_id}/tasks/{task_id}"
@@ -50,10 +53,13 @@ threading.Thread(target=_warm_up, name="musicapi-warm-up", daemon=True).start()
 User = Annotated[BaseUser, Depends(get_user)]
 
 
-@app.get("/tracks_page.js")
-def tracks_page() -> Response:
-    """Serve the page's script; the browser asks each time, since it may be another version's."""
-    return FileResponse(SCRIPT, media_type="text/javascript", headers=SAFE)
+@app.get("/{script}.js")
+def page_script(script: str) -> Response:
+    """Serve the page's scripts; the browser asks each time, since they may be another version's."""
+    file = SCRIPTS.get(f"{script}.js")
+    if file is None:
+        raise HTTPException(404)
+    return FileResponse(file, media_type="text/javascript", headers=SAFE)
 
 
 @app.get("/tracks")
@@ -118,6 +124,54 @@ def music_tasks(
     # For people: it is what opens when they press the link.
     text = json.dumps(found, indent=2, ensure_ascii=False)
     return Response(text, status, headers=SAFE, media_type="application/json")
+
+
+@app.get(f"{TASK}/lost_answers")
+def lost_answers(user: User, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Response:
+    """Tell what is on record about a task instance's creates whose answers were lost."""
+    reader = Reader(user)
+    if not reader.may_read(dag_id):
+        raise HTTPException(404)
+    found = lost_answers_of(TaskInstanceRef(dag_id, run_id, task_id, map_index))
+    return JSONResponse({**found, "may_decide": reader.may_clear(dag_id)}, headers=SAFE)
+
+
+@app.post(f"{TASK}/lost_answers", dependencies=[Depends(action_logging("musicapi_settle"))])
+def settle(
+    request: Request,
+    user: User,
+    decided: Decided,
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    map_index: int = -1,
+) -> Response:
+    """
+    Write down what a person has decided about a lost answer; it sends nothing, and clears nothing.
+
+    Only JSON counts: another site cannot make a browser send that here.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "Only application/json is read.")
+    reader = Reader(user)
+    if not reader.may_read(dag_id):
+        raise HTTPException(404)
+    if not reader.may_clear(dag_id):
+        raise HTTPException(403, f"You may not clear tasks of {dag_id}, so you may not decide for them.")
+    try:
+        decide(TaskInstanceRef(dag_id, run_id, task_id, map_index), decided)
+    except MusicAPIInvalidRequestError as error:
+        raise HTTPException(409, str(error)) from error
+    except MusicAPIError as error:
+        raise HTTPException(502, str(error)) from error
+    log.info(
+        "%s has decided about %s of %s, %s, %s: %s",
+        user.get_name(),
+        decided.order,
+        *(dag_id, run_id, task_id),
+        decided,
+    )
+    return JSONResponse({"order": decided.order}, headers=SAFE)
 
 
 @app.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

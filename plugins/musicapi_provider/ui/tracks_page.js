@@ -1,10 +1,13 @@
 /**
  * The tracks page: what the DAGs of this Airflow have stored, to read about and to listen to.
  *
- * One file, no build step: Airflow's UI imports it and renders the component at its end. React and the router
+ * No build step: Airflow's UI imports this file and renders the component at its end. React and the router
  * are the UI's own, as in Airflow's providers, and so are all colours: light and dark need nothing here.
  * Whatever comes from a track becomes a text node, and only an address on this server becomes a link.
  */
+import { LostAnswers } from "./lost_answers.js";
+import { Trouble, counted, errorOf, localTime, number, ownAddress, pathOf } from "./parts.js";
+
 const { createElement: h, useCallback, useEffect, useRef, useState } = globalThis.React;
 const { Link, useSearchParams } = globalThis.ReactRouterDOM;
 
@@ -14,36 +17,11 @@ const FILTERS = ["dag_id", "run_id", "text"];
 const FIRST_DAG = "musicapi_single_track";
 const OTHERS = "Whatever your DAGs store with this provider's operators is here, too.";
 
-// -- addresses and words ------------------------------------------------------------------------------------
-
-/** Resolve an address below Airflow's base URL; `null` for none, and for one that leads to another server. */
-function ownAddress(relative) {
-  if (!relative) return null;
-  const url = new URL(relative, document.baseURI);
-  return url.origin === globalThis.location.origin ? url.href : null;
-}
-
-/** The router puts Airflow's base URL before it, and follows without loading the UI anew. */
-const pathOf = (...parts) => `/${parts.map(encodeURIComponent).join("/")}`;
-
-const number = (value) => value.toLocaleString("en");
-const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const titleOf = (track) => track.title || "Untitled";
 
 function lengthOf(seconds) {
   const whole = Math.round(seconds);
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
-}
-
-/** In the time zone that is chosen in the UI, and in the UI's format, which happens to be the Swedish one. */
-function localTime(iso) {
-  try {
-    const timeZone = JSON.parse(localStorage.getItem("timezone")) ?? undefined;
-    const format = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "medium", timeZone });
-    return format.format(new Date(iso));
-  } catch {
-    return iso;
-  }
 }
 
 // -- what the server knows ----------------------------------------------------------------------------------
@@ -52,9 +30,7 @@ async function fetchPage(query, offset, signal) {
   const address = ownAddress(`musicapi/tracks?${query}&limit=${PAGE}&offset=${offset}`);
   const response = await fetch(address, { credentials: "same-origin", signal });
   if (response.ok) return response.json();
-  const { detail } = await response.json().catch(() => ({}));
-  const why = typeof detail === "string" ? detail : "The API server's log says why.";
-  throw Object.assign(new Error(`Airflow answered ${response.status}. ${why}`), { status: response.status });
+  throw await errorOf(response);
 }
 
 /** Newer tracks have moved the others down: the first ones of a page may be known already. */
@@ -260,16 +236,6 @@ function Filters({ filters, change, dagIds }) {
   );
 }
 
-function Trouble({ error, retry }) {
-  const next = globalThis.location.pathname + globalThis.location.search;
-  const login = ownAddress(`api/v2/auth/login?${new URLSearchParams({ next })}`);
-  const [text, action] =
-    error.status === 401
-      ? ["Your login has ended.", h("a", { href: login }, "Log in again")]
-      : [`The tracks could not be loaded. ${error.message}`, h("button", { onClick: retry }, "Try again")];
-  return h("div", { className: "notice trouble", role: "alert" }, text, action);
-}
-
 /** Say which tracks are missing here. */
 function Missing({ unread, older }) {
   const texts = [
@@ -317,7 +283,7 @@ function TracksPage() {
     h(Missing, { unread, older }),
     isEmpty && h(NoTracks, { isFiltered: query !== "", clear }),
     h("ul", { "aria-busy": loading }, tracks.map((track) => h(Track, { key: track.audio, track }))),
-    error && h(Trouble, { error, retry: () => load(next) }),
+    error && h(Trouble, { error, what: "tracks", retry: () => load(next) }),
     h(More, { found, load }),
   );
 }
@@ -381,8 +347,32 @@ const STYLE = `
   .player { grid-area: player; }
   .player p { color: var(--chakra-colors-fg-error); font-size: 13px; }
   audio { width: 100%; height: 40px; }
+
+  .lost { max-width: 760px; margin-bottom: 16px; padding: 16px; border: var(--line); border-radius: 8px; }
+  .lost dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 8px 0 16px; }
+  .lost dt { color: var(--chakra-colors-fg-muted); }
+  .lost dd, code { overflow-wrap: anywhere; }
+  .lost form { padding-top: 12px; margin-top: 12px; border-top: var(--line); }
+  .lost form > * { margin-top: 8px; }
+  .lost .row { display: flex; flex-wrap: wrap; gap: 8px; }
+  .lost label { display: flex; align-items: center; gap: 8px; }
+  .lost input[type=checkbox] { flex: none; height: 16px; }
+  .lost button { height: 36px; padding: 0 12px; border: var(--line); border-radius: 6px; cursor: pointer; }
+  .lost button:hover:enabled { background: var(--chakra-colors-bg-emphasized); }
+  .lost button:disabled { cursor: default; opacity: 0.5; }
+  code { font-family: var(--chakra-fonts-mono, monospace); font-size: 12px; }
+  .done { background: var(--chakra-colors-bg-success); color: var(--chakra-colors-fg-success); }
 }
 `;
 
+/** One task's lost answers, where the address names a task; else the tracks. */
+function Page() {
+  const [params] = useSearchParams();
+  const names = ["dag_id", "run_id", "task_id", "map_index"];
+  const place = Object.fromEntries(names.map((name) => [name, params.get(name)]));
+  if (!place.task_id) return h(TracksPage);
+  return h("div", { className: "musicapi-tracks" }, h("style", null, STYLE), h(LostAnswers, { place }));
+}
+
 // Airflow looks for the plugin's name first, then for this other one.
-globalThis["MusicAPI Tracks"] = globalThis.AirflowPlugin = TracksPage;
+globalThis["MusicAPI Tracks"] = globalThis.AirflowPlugin = Page;

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from airflow._shared.state import AssetScope
-from airflow.models.asset import AssetModel
 from airflow.models.asset_state_store import AssetStateStoreModel
-from airflow.state import get_state_backend
 from airflow.utils.session import create_session
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 
-from musicapi_provider.ledgers.assets import PURCHASES
 from musicapi_provider.purchases import Asker, RunLedger
+from tests.unit.asset_table import AssetTable
 
 
 @dataclass(frozen=True)
@@ -53,35 +49,6 @@ def airflow(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return Said(code, capsys.readouterr().out)
 
     return run
-
-
-class AssetTable:
-    """The state of the purchases' asset, as the execution API keeps it."""
-
-    place = "asset state"
-
-    def __init__(self) -> None:
-        with create_session() as session:
-            found = session.scalar(select(AssetModel.id).filter_by(name=PURCHASES.name, uri=PURCHASES.uri))
-            if found is None:
-                asset = AssetModel(name=PURCHASES.name, uri=PURCHASES.uri, group="asset")
-                session.add(asset)
-                session.flush()
-                found = asset.id
-            self._scope = AssetScope(asset_id=found)
-
-    def get(self, key: str) -> object:
-        """Return the value, or ``None``."""
-        text = get_state_backend().get(self._scope, key)
-        return json.loads(text) if text else None
-
-    def set(self, key: str, value: Mapping[str, object]) -> None:
-        """Write the value."""
-        get_state_backend().set(self._scope, key, json.dumps(value))
-
-    def delete(self, key: str) -> None:
-        """Remove the value."""
-        get_state_backend().delete(self._scope, key)
 
 
 @pytest.fixture

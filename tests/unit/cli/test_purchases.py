@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.models.asset_state_store import AssetStateStoreModel
@@ -18,7 +18,10 @@ from sqlalchemy import delete, select
 
 from musicapi_provider.purchases import KEY, Asker, FolderStore, Ledger, Purchase, RunLedger
 from tests.s3 import CONN_ID, S3Bucket, s3_bucket
-from tests.unit.cli.conftest import AssetTable, Said
+from tests.unit.cli.conftest import Said
+
+if TYPE_CHECKING:
+    from tests.unit.asset_table import AssetTable
 
 __all__ = ["s3_bucket"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from musicapi_provider.links import pages
-from musicapi_provider.ui.app import SCRIPT
+from musicapi_provider.ui.app import SCRIPTS
 from musicapi_provider.webhooks import addresses as webhooks
 
 if TYPE_CHECKING:
@@ -46,13 +47,22 @@ def test_the_page_is_in_the_menu_and_its_script_is_served(server: Server) -> Non
     assert (page["destination"], page["category"]) == ("nav", "browse")
     assert pages.tracks_page_path() == f"/plugin/{page['url_route']}"
     assert (script.status, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
-    assert script.body == SCRIPT.read_bytes()
+    assert script.body == SCRIPTS["tracks_page.js"].read_bytes()
     assert f'globalThis["{page["name"]}"]' in script.body.decode()
+
+
+def test_what_the_script_imports_is_served(server: Server) -> None:
+    """And no other file that lies beside it."""
+    names = re.findall(r'from "\./(\w+\.js)"', SCRIPTS["tracks_page.js"].read_text())
+
+    assert {*names, "tracks_page.js"} == set(SCRIPTS)
+    assert [server.ask(f"/musicapi/{name}").status for name in names] == [200] * 2
+    assert server.ask("/musicapi/app.js").status == 404
 
 
 def test_the_script_makes_no_html_of_texts() -> None:
     """React escapes what it is given as text; these are the ways around that."""
-    script = SCRIPT.read_text()
+    script = "".join(file.read_text() for file in SCRIPTS.values())
     ways = (
         "innerHTML",
         "outerHTML",
@@ -67,9 +77,10 @@ def test_the_script_makes_no_html_of_texts() -> None:
 
 
 @pytest.mark.skipif(not NODE, reason="node is not installed")
-def test_the_script_is_a_javascript_module() -> None:
-    """Airflow's UI imports it as it is."""
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_are_javascript_modules(name: str) -> None:
+    """Airflow's UI imports them as they are."""
     command = [NODE, "--check", "--input-type=module", "-"]
-    checked = subprocess.run(command, input=SCRIPT.read_bytes(), capture_output=True, check=False)
+    checked = subprocess.run(command, input=SCRIPTS[name].read_bytes(), capture_output=True, check=False)
 
     assert (checked.returncode, checked.stderr) == (0, b"")
