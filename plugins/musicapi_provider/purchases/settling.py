@@ -199,7 +199,7 @@ def _check_free(entries: Iterable[Entry], mine: Entry, music_task_id: str) -> No
         purchase = entry.purchase
         if entry is not mine and music_task_id in (purchase.music_task_id, *purchase.earlier):
             raise MusicAPIInvalidRequestError(
-                f"--adopt: music task {music_task_id} is on record as {_call(entry)}; nothing was changed.",
+                f"--adopt: music task {music_task_id} is on record as {entry.name}; nothing was changed.",
                 next_step="name the music task that this order has made, or send it again.",
             )
 

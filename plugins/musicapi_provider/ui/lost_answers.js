@@ -77,7 +77,7 @@ function Adopt({ decide, busy }) {
     "form",
     { onSubmit: submit },
     h("h2", null, "It was booked"),
-    h("p", { className: "muted" }, "The account's history has it: the task collects it, and pays nothing."),
+    h("p", { className: "muted" }, "The account's history has it: the task collects it, and pays nothing (unless it has force_new=True)."),
     h(
       "div",
       { className: "row" },

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
+from airflow.configuration import conf
 from airflow.models.asset_state_store import AssetStateStoreModel
 from airflow.utils.session import create_session
 from sqlalchemy import delete
@@ -67,3 +70,24 @@ def ledger(asset_table: AssetTable) -> Callable[..., RunLedger]:
         return RunLedger(asset_table, Asker(run, slot))
 
     return opened
+
+
+@pytest.fixture
+def write(database: None) -> Iterator[Callable[..., None]]:
+    """Return a function that writes a row of a table, without what it hangs on; removed at the end."""
+    path = conf.get("database", "sql_alchemy_conn").removeprefix("sqlite:///")
+    written: list[tuple[str, str]] = []
+
+    def execute(statement: str, values: Sequence[object]) -> None:
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute(statement, values)
+            connection.commit()
+
+    def write(table: str, **fields: object) -> None:
+        places = ", ".join("?" * len(fields))
+        execute(f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({places})", [*fields.values()])  # noqa: S608
+        written.append((table, str(fields["dag_id"])))
+
+    yield write
+    for table, dag_id in written:
+        execute(f"DELETE FROM {table} WHERE dag_id = ?", [dag_id])  # noqa: S608

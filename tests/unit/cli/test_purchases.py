@@ -176,6 +176,41 @@ def test_a_backend_without_tables_is_refused(
     assert "[state_store] backend: must be Airflow's own" in str(airflow("purchases", *RUN).code)
 
 
+def test_purchases_of_version_0_1_are_settled_where_they_are(
+    airflow: Run, ledger: Opened, write: Callable[..., None]
+) -> None:
+    """In the state of their tasks, unless the slot has written since."""
+    purchase = lost(ledger())
+    names = ("entry", "ordered", "asked", "resend")
+    old = {name: part for name, part in purchase.as_json().items() if name not in names}
+    row = {"dag_run_id": 1, "dag_id": "songs", "run_id": "run 1", "key": KEY, "updated_at": "2026-11-28"}
+    write("task_state_store", **row, task_id="create", map_index=0, value=json.dumps({FIRST: old}))
+    write("task_state_store", **row, task_id="create", map_index=1, value=json.dumps({SECOND: old}))
+    put(ledger("create[1]"), SECOND, music_task_id="music-2")
+    first, second = sorted(listed(airflow, *RUN), key=lambda entry: str(entry["fingerprint"]))
+    said = airflow("settle", *RUN, first["order"], "--adopt", "music-1")
+    after = {entry["order"]: entry["music_task_id"] for entry in listed(airflow, *RUN)}
+
+    assert (first["state"], first["asked_slot"]) == ("unknown outcome", None)
+    assert second["music_task_id"] == "music-2"
+    assert "clear the task that has ordered it" in said.out
+    assert after == {first["order"]: "music-1", second["order"]: "music-2"}
+
+
+@pytest.mark.parametrize(("state", "is_refused"), [("running", True), ("deferred", False), ("failed", False)])
+def test_a_task_that_is_at_work_decides_itself(
+    airflow: Run, ledger: Opened, write: Callable[..., None], state: str, is_refused: bool
+) -> None:
+    """It would write what it has read before; one that is deferred reads again."""
+    put(ledger("create[0]"))
+    place = {"dag_id": "songs", "run_id": "run 1", "task_id": "create", "map_index": 0}
+    write("task_instance", id="a" * 32, **place, state=state, try_number=1, pool="default_pool", pool_slots=1)
+    said = airflow("settle", *RUN, "aaaa", "--resubmit")
+
+    assert ("task create[0] is running" in str(said.code)) is is_refused
+    assert listed(airflow, *RUN)[0]["state"].endswith("sent again") is not is_refused
+
+
 # -- in a folder ---------------------------------------------------------------------------------------------
 
 

@@ -197,7 +197,7 @@ def test_a_purchase_of_another_task_is_refused(
     before = put(ledger("create[1]"))
     answer = server.ask(PATH, method="POST", body={"order": FIRST, "resubmit": True})
 
-    assert (answer.status, "is not a purchase of this task" in answer.body.decode()) == (409, True)
+    assert (answer.status, "Nothing is on record here" in answer.body.decode()) == (409, True)
     assert after(ledger("create[1]")) == before
 
 
