@@ -5,7 +5,7 @@ The few calls of Airflow's public REST API that ``make demo``, ``make up`` and t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import requests
@@ -76,16 +76,17 @@ class AirflowAPI:
         dag_id: str,
         run_id: str,
         task_id: str,
-        map_index: int = -1,
+        map_index: int | Sequence[int] = -1,
         *,
         upstream: bool = False,
         downstream: bool = False,
     ) -> None:
-        """Clear a task instance as the UI does: it runs again, and with it the run."""
+        """Clear a task instance, or several, as the UI does: they run again, and with them the run."""
+        indexes = [map_index] if isinstance(map_index, int) else map_index
         body = {
             "dry_run": False,
             "dag_run_id": run_id,
-            "task_ids": [task_id if map_index < 0 else (task_id, map_index)],
+            "task_ids": [task_id if index < 0 else (task_id, index) for index in indexes],
             "only_failed": False,
             "reset_dag_runs": True,
             "include_upstream": upstream,

@@ -106,6 +106,7 @@ def test_run_without_trouble_proves_nothing():
 
     assert len(objections(rows, {}, set(), 0, 3)) == 3
     assert len(objections(rows, {Fault.KILL_ANYTIME: 1}, set(), 1, 3)) == 1
+    assert len(objections(rows, {Fault.KILL_ANYTIME: 1, Fault.CLEARED: 9}, set(), 1, 3)) == 1
     assert len(objections(rows, {Fault.THROTTLED: 1}, set(), 1, 3)) == 1
     assert objections(rows, {Fault.KILL_ANYTIME: 1, Fault.SLOW: 1}, set(Fault), 0, 0) == []
     assert objections(rows[1:], {}, set(Fault), 0, 3) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.torture.plan import (
+    BETWEEN_ROUNDS,
     CHANCES,
     KILLS,
     LATEST,
@@ -12,6 +13,8 @@ from tests.e2e.torture.plan import (
     SCENARIOS,
     Fault,
     fate_of,
+    is_cleared,
+    new_purchases,
     planned_faults,
 )
 from tests.e2e.torture.purchases import named_in, prompt_of, purchase_name
@@ -19,14 +22,14 @@ from tests.e2e.torture.purchases import named_in, prompt_of, purchase_name
 NAMES = [purchase_name(index) for index in range(400)]
 
 
-def fates(seed, try_number=1, *, resumed=False):
+def fates(seed, try_number=1, **options):
     """Draw the fates of all purchases."""
-    return [fate_of(seed, name, try_number, resumed=resumed) for name in NAMES]
+    return [fate_of(seed, name, try_number, **options) for name in NAMES]
 
 
 def test_seed_makes_the_plan():
     """A seed repeats its plan exactly; another seed, try or phase has another one."""
-    plans = [fates(1), fates(2), fates(1, 2), fates(1, resumed=True)]
+    plans = [fates(1), fates(2), fates(1, 2), fates(1, resumed=True), fates(1, round_=1)]
 
     assert fates(1) == plans[0]
     assert all(plan != plans[0] for plan in plans[1:])
@@ -37,9 +40,9 @@ def test_every_fault_is_planned():
     everything = set(Fault) - {Fault.NOTHING}
 
     assert sum(CHANCES.values()) == 100
-    assert set(CHANCES) == set(Fault) - {Fault.KILL_RESUMED}
-    assert planned_faults(1, 400, 3) == everything
-    assert planned_faults(1, 400, 0) == everything - {Fault.KILL_RESUMED}
+    assert set(CHANCES) == set(Fault) - {Fault.KILL_RESUMED, *BETWEEN_ROUNDS}
+    assert planned_faults(1, 400, 3, rounds=True) == everything
+    assert planned_faults(1, 400, 0) == everything - {Fault.KILL_RESUMED, *BETWEEN_ROUNDS}
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -60,6 +63,17 @@ def test_kills_come_in_time():
         assert 0 <= min(delays) < latest / 4
         assert latest * 3 / 4 < max(delays) <= latest
     assert not any(fate.delay for fate in drawn if fate.fault not in LATEST)
+
+
+def test_clears_and_new_rows_are_planned():
+    """About half of the purchases are cleared, always the same ones; new rows have names of their own."""
+    cleared = [is_cleared(1, name) for name in NAMES]
+
+    assert cleared == [is_cleared(1, name) for name in NAMES] != [is_cleared(2, name) for name in NAMES]
+    assert 160 < sum(cleared) < 240
+    assert len(new_purchases(400)) == 40
+    assert len(new_purchases(3)) == 1
+    assert not set(new_purchases(400)) & set(NAMES)
 
 
 def test_prompt_names_way_and_purchase():

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _objections(outcome: Outcome, way: str) -> list[str]:
     options = outcome.options
     waiting = options.waiting if way == "ours" else 0
-    planned = planned_faults(options.seed, options.purchases, waiting)
+    planned = planned_faults(options.seed, options.purchases, waiting, rounds=way == "ours")
     return objections(
         outcome.rows[way], outcome.seen[way].counts(), planned, outcome.triggerer_kills, waiting
     )

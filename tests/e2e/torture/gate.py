@@ -108,17 +108,20 @@ class Torture:
         self.state = state
         self.seed = seed
         self.ways: dict[str, Way] = defaultdict(Way)
+        #: How often purchases that had ended were cleared.
+        self.round = 0
         self._current: dict[tuple[str, str], Try] = {}
-        self._begun: set[tuple[str, str, int]] = set()
+        self._begun: set[tuple[str, str, int, int]] = set()
         self._dying: set[asyncio.Task[None]] = set()
 
     def begin(self, report: dict[str, Any]) -> Fault:
         """Note who runs a try and say what will happen to it."""
         way, purchase, number = report["way"], report["purchase"], int(report["try_number"])
-        resumed = (way, purchase, number) in self._begun
-        self._begun.add((way, purchase, number))
+        this = (way, purchase, number, self.round)
+        resumed = this in self._begun
+        self._begun.add(this)
         self.ways[way].tries += not resumed
-        fate = fate_of(self.seed, purchase, number, resumed=resumed)
+        fate = fate_of(self.seed, purchase, number, resumed=resumed, round_=self.round)
         begun = Try(way, purchase, psutil.Process(report["pid"]), fate)
         self._current[way, purchase] = begun
         if fate.fault.is_kill and fate.fault not in AT_CREATE:

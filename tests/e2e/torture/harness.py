@@ -7,27 +7,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.local.stack import AIRFLOW_HOME, PROJECT, Stack, connection_json
 from include.musicapi_simulator import Settings, SimulatorServer
 from tests.e2e.torture.gate import Gate, Torture, Way
-from tests.e2e.torture.plan import RETRIES
+from tests.e2e.torture.plan import RETRIES, Fault, is_cleared, new_purchases
 from tests.e2e.torture.purchases import (
     BASE_URL,
     BEGAN,
     DAG_IDS,
     GATE,
     KEY,
+    ORDER,
     PURCHASES,
     REQUEST_TIMEOUT,
+    TASK_ID,
     WAITING,
     WAYS,
+    purchase_name,
 )
-from tests.e2e.torture.records import read_rows, task_states
+from tests.e2e.torture.records import discard_task_state, read_rows, task_states
 
 if TYPE_CHECKING:
+    from include.local.airflow_api import AirflowAPI
     from tests.e2e.torture.judge import Row
 
 #: Task processes at once; SQLite has one writer, so more only wait for each other.
@@ -82,11 +87,16 @@ def run(options: Options, say: Callable[[str], None]) -> Outcome:
         say("Starting Airflow ...")
         stack.start_airflow()
         started = time.monotonic()
-        _buy(stack, options.ways)
+        order = [purchase_name(index) for index in range(options.purchases)]
+        orders = dict.fromkeys(options.ways, order)
+        _order(stack, order)
+        runs = _buy(stack, options.ways)
         outcome.triggerer_kills = _watch(stack, options, say)
+        if "ours" in runs:
+            orders["ours"] = _clear_and_move(stack, torture, options, runs["ours"], say)
         outcome.seconds = time.monotonic() - started
         database = stack.home / "airflow.db"
-        outcome.rows = {way: read_rows(database, torture, way, options.purchases) for way in options.ways}
+        outcome.rows = {way: read_rows(database, torture, way, orders[way]) for way in options.ways}
         outcome.seen = {way: torture.ways[way] for way in options.ways}
     return outcome
 
@@ -109,25 +119,81 @@ def _settings(server: SimulatorServer, options: Options) -> dict[str, str]:
         WAYS: " ".join(options.ways),
         PURCHASES: str(options.purchases),
         WAITING: str(options.waiting),
+        ORDER: str(AIRFLOW_HOME / "torture-order.json"),
     }
 
 
-def _buy(stack: Stack, ways: Sequence[str]) -> None:
+def _order(stack: Stack, order: Sequence[str]) -> None:
+    """Say which purchases our rows are."""
+    Path(stack.environment[ORDER]).write_text(json.dumps(order))
+
+
+def _buy(stack: Stack, ways: Sequence[str]) -> dict[str, str]:
+    """Begin to buy in each way, and return the dag runs."""
     api = stack.api()
     for way in ways:
         stack.wait_for_dag(api, DAG_IDS[way])
-    for way in ways:
-        api.trigger(DAG_IDS[way], {})
+    return {way: api.trigger(DAG_IDS[way], {}) for way in ways}
 
 
-def _watch(stack: Stack, options: Options, say: Callable[[str], None]) -> int:
+def _clear_and_move(
+    stack: Stack, torture: Torture, options: Options, run_id: str, say: Callable[[str], None]
+) -> list[str]:
+    """
+    Clear purchases that have ended, then order new ones in front of all; Airflow forgets the tasks' states.
+
+    :return: The purchases by map index, at the end.
+    """
+    api, dag_id, struck = stack.api(), DAG_IDS["ours"], torture.ways["ours"].struck
+    database = stack.home / "airflow.db"
+    order = [purchase_name(index) for index in range(options.purchases)]
+    _until_over(stack, api, run_id)
+    torture.round = 1
+    cleared = [index for index, name in enumerate(order) if is_cleared(options.seed, name)]
+    say(f"{len(cleared)} purchases are cleared, their task state is discarded")
+    struck[Fault.CLEARED] += [order[index] for index in cleared]
+    discard_task_state(database, "ours", cleared)
+    api.clear(dag_id, run_id, TASK_ID, cleared)
+    _watch(stack, options, say, ways=("ours",), triggerer_dies=False)
+    _until_over(stack, api, run_id)
+    torture.round = 2
+    new = new_purchases(options.purchases)
+    say(f"All rows move behind {len(new)} new ones, their task state is discarded")
+    struck[Fault.MOVED] += order
+    discard_task_state(database, "ours", range(len(order)))
+    order = [*new, *order]
+    _order(stack, order)
+    api.clear(dag_id, run_id, "order", downstream=True)
+    more = replace(options, purchases=len(order))
+    _watch(stack, more, say, ways=("ours",), triggerer_dies=False)
+    _until_over(stack, api, run_id)
+    return order
+
+
+def _until_over(stack: Stack, api: AirflowAPI, run_id: str) -> None:
+    """Wait until our run has ended: a clear before that may be lost."""
+    deadline = time.monotonic() + 120
+    while api.run_state(DAG_IDS["ours"], run_id) not in ("success", "failed") and time.monotonic() < deadline:
+        stack.check_alive()
+        time.sleep(0.5)
+
+
+def _watch(
+    stack: Stack,
+    options: Options,
+    say: Callable[[str], None],
+    *,
+    ways: Sequence[str] | None = None,
+    triggerer_dies: bool = True,
+) -> int:
     """Wait until all purchases have ended; kill the triggerer meanwhile. Return how often it died."""
-    total = options.purchases * len(options.ways)
+    ways = ways or options.ways
+    total = options.purchases * len(ways)
     deadline = time.monotonic() + 120 + PATIENCE * total
     deaths, said = 0, -1
     while time.monotonic() < deadline:
         stack.check_alive()
-        states = [task_states(stack.home / "airflow.db", way) for way in options.ways]
+        states = [task_states(stack.home / "airflow.db", way) for way in ways]
         ended = sum(counts[state] for counts in states for state in ENDED)
         waiting = sum(counts["deferred"] for counts in states)
         if ended * 20 // total != said:
@@ -135,7 +201,12 @@ def _watch(stack: Stack, options: Options, say: Callable[[str], None]) -> int:
             say(f"{ended}/{total} ended, {waiting} waiting in the triggerer")
         if ended >= total:
             break
-        if waiting and deaths < len(TRIGGERER_DIES_AT) and ended >= TRIGGERER_DIES_AT[deaths] * total:
+        if (
+            triggerer_dies
+            and waiting
+            and deaths < len(TRIGGERER_DIES_AT)
+            and ended >= TRIGGERER_DIES_AT[deaths] * total
+        ):
             stack.kill("triggerer")
             stack.start_part("triggerer")
             deaths += 1

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from tests.e2e.torture.purchases import BASE_URL, CONNECTIONS, GATE, purchase_name
+from tests.e2e.torture.plan import RETRIES
+from tests.e2e.torture.purchases import BASE_URL, CONNECTIONS, GATE, named_in, purchase_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,7 +29,10 @@ def reports_begin(way: str) -> Callable[[Context], None]:
 
     def report(context: Context) -> None:
         ti = context["ti"]
-        who = {"way": way, "purchase": purchase_name(ti.map_index or 0), "try_number": ti.try_number}
+        # Ours may have moved, so its rendered prompt says which it is.
+        purchase = named_in(context["task"].prompt)[1] if way == "ours" else purchase_name(ti.map_index or 0)
+        since_clear = ti.try_number - (ti.max_tries - RETRIES)
+        who = {"way": way, "purchase": purchase, "try_number": since_clear}
         with requests.Session() as session:
             session.trust_env = False  # a proxy of the environment is not for this machine
             answer = session.post(os.environ[GATE], json={**who, "pid": os.getpid()}, timeout=60)

@@ -37,6 +37,8 @@ class Fault(StrEnum):
     THROTTLED = "429 with Retry-After"
     REFUSED = "403, out of credits"
     UNREACHABLE = "connection refused"
+    CLEARED = "cleared, task state discarded"
+    MOVED = "moved by rows in front"
 
     @property
     def is_kill(self) -> bool:
@@ -54,6 +56,10 @@ KILLS = frozenset(
         Fault.KILL_RESUMED,
     }
 )
+#: What befalls purchases that have ended, each kind in a round of its own.
+BETWEEN_ROUNDS = (Fault.CLEARED, Fault.MOVED)
+#: Chance that a purchase is cleared after the first round; and share of rows that are new after the second.
+CHANCE_OF_CLEAR, SHARE_OF_NEW = 0.5, 0.1
 #: Kills that wait for the create to arrive; the others come by the clock.
 AT_CREATE = frozenset(
     {Fault.KILL_ON_ARRIVAL, Fault.KILL_AFTER_BOOKING, Fault.KILL_AT_ANSWER, Fault.KILL_AFTER_ANSWER}
@@ -111,13 +117,16 @@ class Fate:
     delay: float = 0.0
 
 
-def fate_of(seed: int, purchase: str, try_number: int, *, resumed: bool = False) -> Fate:
+def fate_of(seed: int, purchase: str, try_number: int, *, resumed: bool = False, round_: int = 0) -> Fate:
     """
     Draw the fate of a try.
 
+    :param try_number: Since the last clear.
     :param resumed: The try comes back from the triggerer.
+    :param round_: How often purchases that had ended were cleared before.
     """
-    chance = random.Random(f"{seed}:{purchase}:{try_number}{':resumed' * resumed}")  # noqa: S311 - no secret
+    which = f"{seed}:{purchase}:{try_number}{':resumed' * resumed}{f':round {round_}' if round_ else ''}"
+    chance = random.Random(which)  # noqa: S311 - no secret
     fault = _resumed_fault(chance) if resumed else chance.choices(list(CHANCES), list(CHANCES.values()))[0]
     if fault.is_kill and try_number > RETRIES:
         return Fate(Fault.NOTHING)
@@ -128,13 +137,25 @@ def _resumed_fault(chance: random.Random) -> Fault:
     return Fault.KILL_RESUMED if chance.random() < CHANCE_WHEN_RESUMED else Fault.NOTHING
 
 
-def planned_faults(seed: int, purchases: int, waiting: int) -> set[Fault]:
+def is_cleared(seed: int, purchase: str) -> bool:
+    """Draw whether a purchase is cleared after the first round."""
+    return random.Random(f"{seed}:{purchase}:clear").random() < CHANCE_OF_CLEAR  # noqa: S311 - no secret
+
+
+def new_purchases(purchases: int) -> list[str]:
+    """Return what is ordered in front of all others after the second round."""
+    return [purchase_name(purchases + index) for index in range(max(1, int(purchases * SHARE_OF_NEW)))]
+
+
+def planned_faults(seed: int, purchases: int, waiting: int, *, rounds: bool = False) -> set[Fault]:
     """
     Return the faults that must take place: those of first tries; whether there are later ones is luck.
 
     :param waiting: Every which purchase waits in the triggerer; 0: none.
+    :param rounds: Purchases that have ended are cleared and moved.
     """
     names = [purchase_name(index) for index in range(purchases)]
     planned = {fate_of(seed, name, 1).fault for name in names} - {Fault.NOTHING}
     resumed = [fate_of(seed, name, 1, resumed=True).fault for name in names[::waiting]] if waiting else []
+    planned |= set(BETWEEN_ROUNDS) if rounds else set()
     return planned | ({Fault.KILL_RESUMED} if resumed.count(Fault.KILL_RESUMED) >= SURELY else set())

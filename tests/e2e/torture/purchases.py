@@ -14,9 +14,11 @@ REQUEST_TIMEOUT = 3.0
 BEGAN = "/torture/began"
 
 #: Environment of the task processes: where to report; the API's base URL for the SDK, which knows no Airflow
-#: connections; the ways to buy; how many purchases each; every which one waits for its tracks (0: none).
+#: connections; the ways to buy; how many purchases each; every which one waits for its tracks (0: none); a
+#: file with the names of our purchases in the order of their rows.
 GATE, BASE_URL = "TORTURE_GATE", "TORTURE_BASE_URL"
 WAYS, PURCHASES, WAITING = "TORTURE_WAYS", "TORTURE_PURCHASES", "TORTURE_WAITING"
+ORDER = "TORTURE_ORDER"
 #: The connections that the ways use, as Airflow reads them from the environment.
 CONNECTIONS = ("AIRFLOW_CONN_MUSICAPI_DEFAULT", "AIRFLOW_CONN_TORTURE_HTTP")
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicapi_provider.links import xcoms
 from tests.e2e.torture.judge import Row
-from tests.e2e.torture.purchases import DAG_IDS, prompt_of, purchase_name
+from tests.e2e.torture.purchases import DAG_IDS, TASK_ID, prompt_of
 
 if TYPE_CHECKING:
     from tests.e2e.torture.gate import Torture
@@ -24,20 +25,30 @@ ID_KEYS = (xcoms.MUSIC_TASK_ID, "return_value")
 
 def task_states(database: Path, way: str) -> Counter[str]:
     """Count the states of a way's task instances; cheap enough to ask every second."""
-    found = _rows(database, "SELECT state, COUNT(*) FROM task_instance WHERE dag_id = ? GROUP BY state", way)
+    found = _rows(
+        database,
+        "SELECT state, COUNT(*) FROM task_instance WHERE dag_id = ? AND task_id = ? GROUP BY state",
+        way,
+    )
     return Counter({str(state): count for state, count in found})
 
 
-def read_rows(database: Path, torture: Torture, way: str, purchases: int) -> list[Row]:
-    """Return every purchase of a way: what the simulator booked beside what Airflow knows."""
+def read_rows(database: Path, torture: Torture, way: str, order: Sequence[str]) -> list[Row]:
+    """
+    Return every purchase of a way: what the simulator booked beside what Airflow knows.
+
+    :param order: The purchases by map index.
+    """
     booked = _booked(torture)
-    states = dict(_rows(database, "SELECT map_index, state FROM task_instance WHERE dag_id = ?", way))
+    states = dict(
+        _rows(database, "SELECT map_index, state FROM task_instance WHERE dag_id = ? AND task_id = ?", way)
+    )
     left: dict[tuple[int, str], Any] = {}
-    for index, key, value in _rows(database, "SELECT map_index, key, value FROM xcom WHERE dag_id = ?", way):
+    query = "SELECT map_index, key, value FROM xcom WHERE dag_id = ? AND task_id = ?"
+    for index, key, value in _rows(database, query, way):
         left[index, key] = json.loads(value)
     rows = []
-    for index in range(purchases):
-        name = purchase_name(index)
+    for index, name in enumerate(order):
         ids = (_ids_in(left.get((index, key))) for key in ID_KEYS)
         rows.append(
             Row(
@@ -67,4 +78,11 @@ def _ids_in(value: Any) -> set[str]:
 
 def _rows(database: Path, query: str, way: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as connection:
-        return connection.execute(query, (DAG_IDS[way],)).fetchall()
+        return connection.execute(query, (DAG_IDS[way], TASK_ID)).fetchall()
+
+
+def discard_task_state(database: Path, way: str, indexes: Sequence[int]) -> None:
+    """Delete what the task state store has of these map indexes, as clears of a coming Airflow will."""
+    query = "DELETE FROM task_state_store WHERE dag_id = ? AND task_id = ? AND map_index = ?"
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        connection.executemany(query, [(DAG_IDS[way], TASK_ID, index) for index in indexes])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from tests.e2e.torture.judge import GOOD, Row, Verdict, judge
-from tests.e2e.torture.plan import Fault
+from tests.e2e.torture.plan import BETWEEN_ROUNDS, Fault
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,10 @@ def _figures(outcome: Outcome, way: str) -> Table:
         "task processes killed": sum(count for fault, count in counts.items() if fault.is_kill),
         "kills that came too late": seen.too_late,
         "triggerers killed": outcome.triggerer_kills,
-        "faults of the API": sum(count for fault, count in counts.items() if not fault.is_kill),
+        "faults of the API": sum(
+            count for fault, count in counts.items() if not fault.is_kill and fault not in BETWEEN_ROUNDS
+        ),
+        **{f"purchases {fault}": counts[fault] for fault in BETWEEN_ROUNDS if counts[fault]},
         "creates sent": seen.posts,
         "songs booked": sum(len(row.booked) for row in rows),
     }

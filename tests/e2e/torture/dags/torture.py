@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, task
@@ -20,6 +21,7 @@ from tests.e2e.torture.purchases import (
     BASE_URL,
     DAG_IDS,
     KEY,
+    ORDER,
     PURCHASES,
     REQUEST_TIMEOUT,
     TASK_ID,
@@ -57,13 +59,17 @@ def ours() -> None:
     """Buy with this provider."""
     from musicapi_provider.operators.musicapi import MusicAPICreateOperator  # each way loads only its own
 
-    def waits(index: int) -> dict[str, bool]:
-        flag = bool(waiting) and index % waiting == 0
+    def waits(purchase: str) -> dict[str, bool]:
+        flag = bool(waiting) and int(purchase.rpartition("-")[2]) % waiting == 0
         return {"wait_for_completion": flag, "deferrable": flag}
 
-    MusicAPICreateOperator.partial(**settings("ours"), mv="sonic-v5", custom_mode=True).expand_kwargs(
-        [{"prompt": prompt, **waits(index)} for index, prompt in enumerate(prompts("ours"))]
-    )
+    @task(retries=RETRIES)
+    def order() -> list[dict[str, Any]]:
+        """Return the rows as they are ordered now."""
+        purchases = json.loads(Path(os.environ[ORDER]).read_text())
+        return [{"prompt": prompt_of("ours", purchase), **waits(purchase)} for purchase in purchases]
+
+    MusicAPICreateOperator.partial(**settings("ours"), mv="sonic-v5", custom_mode=True).expand_kwargs(order())
 
 
 def sdk() -> None:
