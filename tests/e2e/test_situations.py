@@ -31,9 +31,9 @@ pytestmark = pytest.mark.e2e
 
 SAME_ORDER = "This dag run has placed the same order before"
 #: Seconds for one step of a run, with all of them at once.
-PATIENCE = 180.0
+PATIENCE = 400.0
 #: Rows that two DAGs want at the same time.
-SHARED = 5
+SHARED = 4
 #: Fields of a purchase that version 0.1 did not write.
 NEW_FIELDS = ("resend", "ordered", "entry", "asked")
 
