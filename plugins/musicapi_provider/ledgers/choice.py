@@ -78,14 +78,12 @@ def asker_of(context: Context, retries: int, *, with_dag: bool = False) -> Asker
     ti = context["ti"]
     task = f"{ti.dag_id}.{ti.task_id}" if with_dag else ti.task_id
     dag_run = context["dag_run"]
-    started = _text(dag_run.start_date)
     return Asker(
         run_name(ti.dag_id, ti.run_id),
         slot_name(task, ti.map_index),
         dag_run.clear_number or 0,
-        # A later try knows at least that nothing from before the dag run's start is of this one.
-        (_made_at(ti.id) if ti.try_number == ti.max_tries - retries + 1 else "") or started,
-        started,
+        _made_at(ti.id) if ti.try_number == ti.max_tries - retries + 1 else "",
+        _text(dag_run.start_date),
     )
 
 

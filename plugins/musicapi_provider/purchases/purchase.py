@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import uuid4
 
@@ -47,6 +47,7 @@ class Asked:
     :param clear_number: How often something of the dag run had been cleared.
     :param at: ISO time (UTC), to the microsecond.
     :param after: When the purchase was asked for before that, by whomever.
+    :param taking: It was about to take the purchase over; another slot may have been, too.
     """
 
     run: str = ""
@@ -54,6 +55,7 @@ class Asked:
     clear_number: int = 0
     at: str = ""
     after: str = ""
+    taking: bool = False
 
     @classmethod
     def from_json(cls, value: object) -> Asked:
@@ -63,8 +65,16 @@ class Asked:
         asked = cls(**value)
         if not all(isinstance(text, str) for text in (asked.run, asked.slot, asked.at, asked.after)):
             raise TypeError("run, slot and times must be texts")
+        try:
+            times = [datetime.fromisoformat(text) for text in (asked.at, asked.after) if text]
+        except ValueError as error:
+            raise TypeError("times must be ISO times") from error
+        if not all(time.tzinfo for time in times):
+            raise TypeError("times must have a time zone")
         if type(asked.clear_number) is not int:
             raise TypeError("clear_number must be a number")
+        if type(asked.taking) is not bool:
+            raise TypeError("taking must be true or false")
         return asked
 
 
@@ -75,7 +85,8 @@ class Asker:
 
     :param run: As in :class:`Asked`, as are ``slot`` and ``clear_number``.
     :param since: ISO time (UTC) since when this slot is as it is now: made, or cleared; empty: not known.
-    :param started: When the dag run started: another Airflow may have one of the same name.
+    :param started: ISO time (UTC) at which the dag run started; empty: not known. There may have been one of
+        the same name, and another Airflow may have one.
     """
 
     run: str
@@ -95,8 +106,11 @@ class Asker:
 
         :param before: Who has asked for the same purchase last.
         """
-        at = datetime.now(UTC).isoformat(timespec="microseconds")
-        return Asked(self.run, self.slot, self.clear_number, at, before.at if before else "")
+        after = before.at if before else ""
+        at = datetime.now(UTC)
+        if after:  # by whatever clock: who asks later is later
+            at = max(at, datetime.fromisoformat(after) + timedelta(microseconds=1))
+        return Asked(self.run, self.slot, self.clear_number, at.isoformat(timespec="microseconds"), after)
 
 
 @dataclass(frozen=True, slots=True)

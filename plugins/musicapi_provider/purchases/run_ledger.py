@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIError
 from musicapi_provider.purchases.ledger import KEY, LedgerStore, purchases_from
-from musicapi_provider.purchases.twins import SAME_ORDER, chosen, is_free, names
+from musicapi_provider.purchases.twins import SAME_ORDER, chosen, is_free, names, rivals
 
 if TYPE_CHECKING:
     from musicapi_provider.purchases.purchase import Asker, Purchase
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 LISTINGS = 6
 #: Seconds between them, at most.
 LISTING_PAUSE = 0.2
+#: Times that a slot looks whether it may have what it takes over; each one that gives way needs two.
+TURNS = 100
 #: Characters of a key; Airflow keeps 512.
 MAX_KEY = 500
 
@@ -83,8 +85,6 @@ class RunLedger(LedgerStore):
         self.place = f"{values.place}, {slot_key(asker.run, asker.slot)!r}"
         #: The slot's record; ``None``: not read yet.
         self._mine: dict[str, Purchase] | None = None
-        #: The slots that have ordered a body, as read.
-        self._slots: dict[str, list[str]] = {}
         #: Orders that this process has put itself on the list of.
         self._listed: set[str] = set()
 
@@ -130,9 +130,9 @@ class RunLedger(LedgerStore):
     def find(self, fingerprint: str) -> None:
         """Take over what belongs to this slot, and leave what another one has asked for since the clear."""
         mine = self._purchases().get(fingerprint)
-        if mine is not None and not is_free(mine, self.asker):
+        if mine is not None and not self._may_move(mine):
             return
-        while True:
+        for turn in range(TURNS):
             known = self._everywhere(fingerprint)
             slot = chosen(self.asker, known)
             if slot is None:
@@ -140,23 +140,38 @@ class RunLedger(LedgerStore):
                 if known:
                     log.info(SAME_ORDER, ", ".join(names(known.values())))
                 return
+            one, others = known[slot], known.keys() - {self.asker.slot}
+            if slot == self.asker.slot and not is_free(one, self.asker):  # taken, in the turn before
+                if turn == TURNS - 1 or not rivals(slot, known):
+                    break
+                time.sleep(random.uniform(0, LISTING_PAUSE))  # noqa: S311 - no secret
+                continue
             if slot != self.asker.slot:
                 log.info("What %s of this dag run has ordered is what this task orders now.", slot)
-            self._put(fingerprint, replace(known[slot], asked=self.asker.asks(known[slot].asked)))
-            if known.keys() <= {self.asker.slot}:
+            asked = replace(self.asker.asks(one.asked), taking=bool(others))
+            self._put(fingerprint, replace(one, entry=one.identity, asked=asked))
+            if not others:
                 return
-            # Another slot may have done the same at the same time: one of both reads after both have written.
-            if chosen(self.asker, self._everywhere(fingerprint)) == self.asker.slot:
-                return
+        # Nobody else was first: who looks from now on sees that it is taken.
+        taken = self._purchases()[fingerprint]
+        if taken.asked is not None:
+            self._put(fingerprint, replace(taken, asked=replace(taken.asked, taking=False)))
+
+    def _may_move(self, mine: Purchase) -> bool:
+        """Tell whether what this slot has may be another's by now."""
+        return is_free(mine, self.asker) or (mine.asked is not None and mine.asked.taking)
 
     def _everywhere(self, fingerprint: str) -> dict[str, Purchase]:
         """Return what is on record about an order, by slot."""
-        found = {}
-        for slot in self._slots_of(fingerprint):
+        mine, slots = self._purchases().get(fingerprint), self._slots_of(fingerprint)
+        if mine is not None and self.asker.slot not in slots:
+            # Version 0.1 had no lists, and somebody who wrote at the same instant may have left it out.
+            self._list(fingerprint)
+            slots = self._slots_of(fingerprint)
+        found = {} if mine is None else {self.asker.slot: mine}
+        for slot in slots:
             if slot != self.asker.slot and (one := self._read(slot).get(fingerprint)):
                 found[slot] = one
-        if mine := self._purchases().get(fingerprint):
-            found[self.asker.slot] = mine
         return found
 
     def _purchases(self) -> dict[str, Purchase]:
@@ -164,7 +179,10 @@ class RunLedger(LedgerStore):
             self._mine = self._read(self.asker.slot)
             if not self._mine and self._copy is not None and not self._is_first_try:
                 found = self._parsed(self._copy.get(KEY), self._copy.place)
-                self._mine = {self._renamed.get(print_, print_): one for print_, one in found.items()}
+                # Should both names be there, the newer one counts.
+                self._mine = {self._renamed.get(print_, print_): one for print_, one in found.items()} | {
+                    print_: one for print_, one in found.items() if print_ in self._renamed.values()
+                }
         return self._mine
 
     def _read(self, slot: str) -> dict[str, Purchase]:
@@ -196,15 +214,19 @@ class RunLedger(LedgerStore):
 
     def _slots_of(self, fingerprint: str) -> list[str]:
         value = self._values.get(order_key(self.asker.run, fingerprint))
-        slots = value.get("slots") if isinstance(value, Mapping) else []
-        self._slots[fingerprint] = [str(slot) for slot in slots] if isinstance(slots, list) else []
-        return self._slots[fingerprint]
+        slots = value.get("slots") if isinstance(value, Mapping) else [] if value is None else None
+        if not isinstance(slots, list):
+            raise MusicAPIConfigurationError(
+                f"The list of who has ordered {fingerprint} in the {self.place} is unreadable; nothing was "
+                "sent.",
+                next_step="delete it if you are sure that nothing was bought.",
+            )
+        return [str(slot) for slot in slots]
 
     def _list(self, fingerprint: str) -> None:
-        slots = self._slots[fingerprint] if fingerprint in self._slots else self._slots_of(fingerprint)
+        slots = self._slots_of(fingerprint)
         if self.asker.slot not in slots:
-            self._slots[fingerprint] = [*slots, self.asker.slot]
-            self._values.set(order_key(self.asker.run, fingerprint), {"slots": self._slots[fingerprint]})
+            self._values.set(order_key(self.asker.run, fingerprint), {"slots": [*slots, self.asker.slot]})
             self._listed.add(fingerprint)
 
     def _stay_listed(self, fingerprint: str) -> None:

@@ -38,28 +38,59 @@ def holders(purchases: Mapping[_Key, Purchase]) -> dict[str, _Key]:
     """
     Return who holds each purchase, by its identity.
 
-    Several records may be one purchase, as known to several slots: it belongs to the one that nobody has
-    followed, and of two that followed the same one to the earlier.
+    Several records may be one purchase, as known to several slots: who asked last holds it. Of several that
+    followed the same one it is who has made sure, or else the earliest; what the others say is outdated.
 
     :param purchases: All of one order.
     """
-    followed = {_asked(one).after for one in purchases.values()}
-    last: dict[str, _Key] = {}
-    for key in sorted(
-        purchases, key=lambda key: (_asked(purchases[key]).at in followed, _asked(purchases[key]).at)
-    ):
-        last.setdefault(purchases[key].identity, key)
-    return last
+    by_identity: dict[str, list[_Key]] = {}
+    for key, one in purchases.items():
+        by_identity.setdefault(one.identity, []).append(key)
+    asked = {key: _asked(one) for key, one in purchases.items()}
+
+    def holder(keys: list[_Key]) -> _Key:
+        last = asked[max(keys, key=lambda key: asked[key].at)]
+        return min(
+            (key for key in keys if asked[key].after == last.after),
+            # Without a time it is of version 0.1: whoever has asked since is later.
+            key=lambda key: (not asked[key].at, asked[key].taking, asked[key].at, asked[key].slot),
+        )
+
+    return {identity: holder(keys) for identity, keys in by_identity.items()}
+
+
+def rivals(mine: _Key, purchases: Mapping[_Key, Purchase]) -> list[_Key]:
+    """Return who else is about to take over the same purchase from the same one, and has not given way."""
+    asked, identity = _asked(purchases[mine]), purchases[mine].identity
+    return [
+        key
+        for key, one in purchases.items()
+        if key != mine
+        and one.identity == identity
+        and _asked(one).taking
+        and _asked(one).after == asked.after
+    ]
 
 
 def is_free(purchase: Purchase, asker: Asker) -> bool:
     """
     Tell whether nobody of the asker's dag run has asked for a purchase since it was cleared.
 
-    A clear raises the dag run's number, mostly; and it makes the slots anew.
+    A clear raises the dag run's number, mostly; and it makes the slots anew. A number that is higher than the
+    asker's means that the asker is outdated: whoever is, collects.
     """
     last = _asked(purchase)
-    return last.run != asker.run or last.clear_number < asker.clear_number or last.at < asker.since
+    return (
+        last.run != asker.run
+        or last.clear_number != asker.clear_number
+        or last.at < asker.started
+        # Slots of other tasks may be made long after this one had its turn.
+        or (last.at < asker.since and _task(last.slot) == _task(asker.slot))
+    )
+
+
+def _task(slot: str) -> str:
+    return slot.partition("[")[0]
 
 
 def names(purchases: Iterable[Purchase]) -> list[str]:
