@@ -152,6 +152,7 @@ class RunLedger(LedgerStore):
             self._put(fingerprint, replace(one, entry=one.identity, asked=asked))
             if not others:
                 return
+            time.sleep(LISTING_PAUSE)  # whoever is about to do the same is on the list by then
         # Nobody else was first: who looks from now on sees that it is taken.
         taken = self._purchases()[fingerprint]
         if taken.asked is not None:
