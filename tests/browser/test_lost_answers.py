@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +29,13 @@ def booked(place: Place, words: str) -> list[str]:
     """Return the ids of the music tasks that the API has booked for a description."""
     jobs = place.simulator.state.jobs.items()
     return [id_ for id_, job in jobs if words in str(job.body.get("gpt_description_prompt"))]
+
+
+def on_record(place: Place, *where: str) -> dict[str, str]:
+    """Return what the command line lists: states by name."""
+    command = [sys.executable, "-m", "airflow", "musicapi", "purchases", *where, "--output", "json"]
+    done = subprocess.run(command, env=place.stack.environment, capture_output=True, text=True, check=True)
+    return {entry["order"]: entry["state"] for entry in json.loads(done.stdout)}
 
 
 @pytest.fixture
@@ -67,6 +77,8 @@ def test_a_lost_answer_is_adopted_by_a_click(
     page = ui.open_extra_link("Music task")
     expect(page.get_by_role("heading", name="Dead Letter")).to_be_visible()
     expect(page.locator("dl")).to_contain_text("about 15 credits")
+    ((name, state),) = on_record(place, "--run", SINGLE, run_id).items()
+    expect(page.locator("dl")).to_contain_text(name)
     page.get_by_role("textbox").fill(music_task_id)
     page.set_viewport_size({"width": 1280, "height": 800})
     picture(page, "lost_answer")
@@ -74,6 +86,8 @@ def test_a_lost_answer_is_adopted_by_a_click(
 
     expect(page.get_by_role("status")).to_contain_text("Decided, and the task is cleared")
     assert API_KEY not in page.content()
+    assert state == "unknown outcome"
+    assert on_record(place, "--run", SINGLE, run_id) == {name: "submitted"}
     ui.wait_for_run(SINGLE, run_id)
     assert booked(place, "Letters that never arrive") == [music_task_id]
 
@@ -95,6 +109,7 @@ def test_a_lost_row_of_a_mapped_create_is_adopted_by_a_click(ui: UI, place: Plac
     ui.wait_for_run(TABLE, lost_row)
 
     assert len(booked(place, "Two rows in one boat")) == 2
+    assert [*on_record(place, "--folder", f"{place.music}/lost").values()] == ["submitted"] * 2
     assert "adrift" in Path(f"{place.stack.home}/music/lost/index.csv").read_text()
 
 
