@@ -10,7 +10,7 @@ import errno
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -159,9 +159,22 @@ def create_whole(path: ObjectStoragePath, content: bytes) -> bool:
     make_folder(path.parent)
     try:
         path.fs.pipe_file(path.path, content, mode="create")
-    except FileExistsError:
-        return False
+    except OSError as error:
+        if isinstance(error, FileExistsError) or _is_refused(error):
+            return False
+        raise
     return True
+
+
+def _is_refused(error: OSError) -> bool:
+    """
+    Tell whether a store has refused a condition, or is just deciding about another request with it.
+
+    s3fs knows that of AWS alone, by a word that look-alikes leave out.
+    """
+    response = getattr(error.__cause__, "response", None)
+    about = response.get("ResponseMetadata") if isinstance(response, Mapping) else None
+    return isinstance(about, Mapping) and about.get("HTTPStatusCode") in (409, 412)
 
 
 def _create_here(path: Path, content: bytes) -> bool:

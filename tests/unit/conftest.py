@@ -262,7 +262,7 @@ def odd_server() -> Iterator[Callable[..., OddServer]]:
                 self.end_headers()
                 self.wfile.write(body.encode())
 
-            do_GET = do_POST = _answer  # noqa: N815 - the names http.server looks for
+            do_GET = do_POST = do_PUT = _answer  # noqa: N815 - the names http.server looks for
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
                 pass

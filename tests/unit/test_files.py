@@ -13,11 +13,13 @@ from airflow.sdk import ObjectStoragePath
 from airflow.sdk.io import attach
 
 from musicapi_provider.files import bytes_of, contents_of, create_whole, list_names, put_whole, remove
+from tests.s3 import connection_json
 from tests.s3 import s3_bucket as s3_bucket
 from tests.unit.purchases.test_folder import UnreliableFileSystem
 
 if TYPE_CHECKING:
     from tests.s3 import S3Bucket
+    from tests.unit.conftest import OddServer
 
 
 class ProcessDiedError(BaseException):
@@ -183,3 +185,17 @@ def test_disk_that_is_full_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
             put_whole(path, [b"new"])
 
     assert bytes_of(path) == b"old"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")]
+)
+def test_store_that_refuses_a_condition_in_few_words_has_the_file(
+    odd_server: Callable[..., OddServer], monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    """SeaweedFS leaves out which condition it was, by which s3fs knows the refusal of AWS."""
+    answer = f"<Error><Code>{code}</Code><Message>At least one condition did not hold</Message></Error>"
+    server = odd_server(lambda _: (status, {"Content-Type": "application/xml"}, answer))
+    monkeypatch.setenv(f"AIRFLOW_CONN_AWS_TERSE{status}", connection_json(server.base_url))
+
+    assert not create_whole(ObjectStoragePath(f"s3://aws_terse{status}@music/a.claim"), b"mine")
