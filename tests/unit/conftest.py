@@ -252,6 +252,8 @@ def odd_server() -> Iterator[Callable[..., OddServer]]:
     def start(answer: Callable[[BaseHTTPRequestHandler], OddAnswer], tls: Path | None = None) -> OddServer:
         class Handler(BaseHTTPRequestHandler):
             def _answer(self) -> None:
+                if self.headers.get("expect") == "100-continue":  # a client of S3 waits for it
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 odd.requests.append((self.command, self.path))
                 odd.headers.append(self.headers.items())
