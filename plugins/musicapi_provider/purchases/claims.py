@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which a claim is lost: longer than a create with its repetitions takes. Clocks of workers may
 #: differ by some seconds.
-LEASE = 300.0
+LEASE = 120.0
 #: Seconds for which somebody else's claim is waited for: a create takes some.
 PATIENCE = 60.0
 #: Seconds between two attempts.
@@ -112,6 +112,11 @@ class Claim:
         """
         while self._is_held_by_another() and time.monotonic() < give_up:
             time.sleep(PAUSE)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is one that an earlier try of the same task has left, or that is over."""
+        return bytes_of(self._path.with_suffix(".claim")) is not None and not self._is_held_by_another()
 
     def _is_held_by_another(self) -> bool:
         path = self._path.with_suffix(".claim")

@@ -118,6 +118,9 @@ class FolderStore(LedgerStore):
         :param give_up: Monotonic seconds at which it is read all the same.
         """
         self._guarded(lambda: self._claim.wait_for_others(give_up))
+        if self.asker is not None and self._guarded(lambda: self._claim.is_left):
+            with self.claim():  # an earlier try of this very task has died with it: nobody else need wait
+                pass
         self._open(self._path)
 
     def find(self, fingerprint: str) -> None:

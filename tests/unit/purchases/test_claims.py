@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPINotSentError
-from musicapi_provider.purchases import claims
+from musicapi_provider.purchases import Asker, FolderStore, claims
 from musicapi_provider.purchases.claims import Claim
 from tests.s3 import s3_bucket as s3_bucket
 
@@ -354,3 +354,18 @@ def test_disk_that_fails_is_no_disk_without_links(
     monkeypatch.setattr(os, "link", no_links(error))
     with pytest.raises(OSError, match=os.strerror(error)):
         Claim(record, "me", required=False).__enter__()
+
+
+def test_claim_of_a_dead_try_is_given_back_by_the_next_one(tmp_path: Path) -> None:
+    """A retry that finds a lost answer does not buy: no other dag run must wait for the dead try's lease."""
+    folder = ObjectStoragePath((tmp_path / "music").as_uri())
+    killed = FolderStore(folder, "row", "fingerprint", Asker("songs/one", "table"))
+    never_left = killed.claim()
+    never_left.__enter__()
+    claim = next((tmp_path / "music" / "purchases").glob("*.claim"))
+
+    FolderStore(folder, "row", "fingerprint", Asker("songs/two", "table")).read_after_others(0.0)
+    assert claim.exists()
+
+    FolderStore(folder, "row", "fingerprint", Asker("songs/one", "table")).read_after_others(0.0)
+    assert not claim.exists()
