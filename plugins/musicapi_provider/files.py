@@ -10,6 +10,7 @@ import errno
 import inspect
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ _Result = TypeVar("_Result")
 OBJECT_STORES = frozenset(
     {"s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "abfss", "adl", "wasb", "oci", "r2"}
 )
+#: Seconds after which a half-written file is somebody's who has died.
+DEAD_AFTER = 1.0
 #: Tries while the storage is away, and seconds before the second, doubled each time: half a minute in all.
 STORAGE_ATTEMPTS, STORAGE_PAUSE = 5, 2.0
 
@@ -210,18 +213,28 @@ def _creates_exclusively(kind: type) -> bool:
     return False
 
 
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
+    with path.open("xb") as file:
+        file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _put_here(path: Path, content: Iterable[bytes]) -> None:
-    # A name of its own: two dag runs may write what is stored of the same row at the same time.
-    new = path.with_name(f"{path.stem}.{uuid4().hex[:12]}.new")
+    pieces = list(content)
     path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
     try:
-        with new.open("wb") as file:
-            file.writelines(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(new, pieces)
         new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    except (FileExistsError, FileNotFoundError):
+        # Another dag run writes the same, or somebody died with it; each then has a name of its own.
+        own = path.with_name(f"{path.stem}.{uuid4().hex[:12]}.new")
+        _write(own, pieces)
+        own.replace(path)
+        with suppress(FileNotFoundError):
+            if time.time() - new.stat().st_mtime > DEAD_AFTER:
+                new.unlink()
     folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must outlive a power cut
     try:
         os.fsync(folder)

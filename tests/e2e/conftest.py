@@ -30,7 +30,13 @@ def api_simulator() -> Iterator[SimulatorServer]:
     # A request that is held is held until its process is killed, whenever the test comes to that.
     with SimulatorServer(
         Settings(
-            **{"api_key": API_KEY, "job_rule": "reads:1", "song_seconds": 1, "slow_seconds": 900},  # type: ignore[arg-type]
+            **{
+                "api_key": API_KEY,
+                "job_rule": "reads:1",
+                "song_seconds": 1,
+                "slow_seconds": 900,
+                "credits": 100_000,
+            },  # type: ignore[arg-type]
             webhooks_over_http=True,
             webhook_tries=8,  # the API server takes its time to start again
         )
