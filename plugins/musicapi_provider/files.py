@@ -138,7 +138,7 @@ def put_whole(path: ObjectStoragePath, content: Iterable[bytes]) -> None:
     """
     Write a file so that a process that dies meanwhile, or a power cut, leaves the old one or the new one.
 
-    :param content: Pieces, written as they come.
+    :param content: Pieces. A disk gets them at once, since they may have to be written again.
     """
     if (local := local_path(path)) is not None:
         _put_here(local, content)

@@ -7,13 +7,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from musicapi_provider.exceptions import MusicAPIInvalidRequestError
 from musicapi_provider.files import contents_of, list_names
 from musicapi_provider.ledgers.choice import claims_are_required
 from musicapi_provider.purchases import KEY, PURCHASES, Asker, FolderStore, Ledger
 from musicapi_provider.purchases.folder import guarded, is_twin, parsed
 from musicapi_provider.purchases.ledger import purchases_from
-from musicapi_provider.purchases.settling import Entry, Record, in_order
+from musicapi_provider.purchases.settling import Entry, Record, changed_meanwhile, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,8 +94,5 @@ class FolderRecords:
         with store.claim():
             ledger = Ledger(store)
             if ledger.get(entry.record.fingerprint) != entry.purchase:
-                raise MusicAPIInvalidRequestError(
-                    f"{entry.name}: somebody has written about it meanwhile; nothing was changed.",
-                    next_step="look at it again: airflow musicapi purchases.",
-                )
+                raise changed_meanwhile(entry)
             ledger.put(entry.record.fingerprint, purchase)

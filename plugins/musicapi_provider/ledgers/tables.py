@@ -28,7 +28,7 @@ from musicapi_provider.ledgers.assets import PURCHASES
 from musicapi_provider.purchases import KEY
 from musicapi_provider.purchases.ledger import purchases_from
 from musicapi_provider.purchases.run_ledger import run_name, slot_key, slot_name
-from musicapi_provider.purchases.settling import Entry, Record, entries_of
+from musicapi_provider.purchases.settling import Entry, Record, changed_meanwhile, entries_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,10 +104,10 @@ class RunTables:
                 known = purchases_from(json.loads(row.text))
                 before = known.get(entry.record.fingerprint)
                 if before is None or before.identity != entry.purchase.identity:
-                    raise _has_changed(entry)
+                    raise changed_meanwhile(entry)
                 self._check_idle(session, row, entry)
                 # Who has asked for it, and when, stays as each slot has it.
-                known[entry.record.fingerprint] = _asked_as(before, purchase)
+                known[entry.record.fingerprint] = replace(purchase, asked=before.asked)
                 text = json.dumps({print_: one.as_json() for print_, one in known.items()})
                 written = session.execute(
                     update(row.model)
@@ -116,7 +116,7 @@ class RunTables:
                     .values(value=text, updated_at=datetime.now(UTC))
                 )
                 if written.rowcount != 1:  # type: ignore[attr-defined]
-                    raise _has_changed(entry)
+                    raise changed_meanwhile(entry)
 
     def _check_idle(self, session: Session, row: _Row, entry: Entry) -> None:
         """Refuse while a task decides about the same purchase: it writes what it has read."""
@@ -208,14 +208,3 @@ def _records(row: _Row) -> list[Record]:
             "adopt_music_task_id, or on_unknown_outcome.",
         ) from error
     return [Record(row.place, print_, purchase) for print_, purchase in known.items()]
-
-
-def _asked_as(before: Purchase, after: Purchase) -> Purchase:
-    return replace(after, asked=before.asked)
-
-
-def _has_changed(entry: Entry) -> MusicAPIInvalidRequestError:
-    return MusicAPIInvalidRequestError(
-        f"{entry.name}: somebody has written about it meanwhile; nothing was changed.",
-        next_step="look at it again: airflow musicapi purchases.",
-    )

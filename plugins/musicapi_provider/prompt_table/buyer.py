@@ -93,6 +93,10 @@ class TableSettings:
     about: About = About()  # noqa: RUF009 - frozen
     require_claims: bool = True
 
+    def file_of(self, row: Row) -> FolderStore:
+        """Return a row's file, for who buys and stores."""
+        return row.file_in(self.folder, self.asker, require_claims=self.require_claims)
+
 
 class Buyer:
     """
@@ -158,7 +162,7 @@ class Buyer:
     def _buy(self, row: Row) -> bool:
         """Buy or adopt, and take what is on record then into the row; tell whether it was bought now."""
         settings = self.settings
-        file = row.file_in(settings.folder, settings.asker, require_claims=settings.require_claims)
+        file = settings.file_of(row)
         with file.claim():  # nothing beyond this if the storage is away: the row stays as it is
             file.get(KEY)
             return self._buy_claimed(row, file)
@@ -180,7 +184,7 @@ class Buyer:
         if row.music_task_id != bought.music_task_id:
             row.set_bought(bought)
             try:
-                patiently(lambda: see_to_record(file, row, settings))
+                patiently(lambda: see_to_record(file, row, settings.generation))
             except MusicAPIError as error:  # storing its tracks writes it again
                 log.error("The record of music task %s is missing: %s", bought.music_task_id, error)  # noqa: TRY400
         return bought.is_new
@@ -248,10 +252,10 @@ class Buyer:
             log.warning("%s has no tracks: %s", row.prompt_id, error)
 
 
-def see_to_record(file: FolderStore, row: Row, settings: TableSettings) -> None:
+def see_to_record(file: FolderStore, row: Row, generation: str) -> None:
     """See to it that a row's music task is on record."""
     if status_of(file, row.fingerprint).music_task_id is None:
-        adopt(file, str(row.music_task_id), row.order(settings.generation))
+        adopt(file, str(row.music_task_id), row.order(generation))
 
 
 def _now() -> float:

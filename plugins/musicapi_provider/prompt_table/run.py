@@ -200,10 +200,8 @@ class TableRun:
             credits=row.credits,
         )
         stored = store_each(tracks, lambda track: patiently(lambda: self.store.store(track, about)))
-        file = row.file_in(
-            self.settings.folder, self.settings.asker, require_claims=self.settings.require_claims
-        )
-        patiently(lambda: see_to_record(file, row, self.settings))
+        file = self.settings.file_of(row)
+        patiently(lambda: see_to_record(file, row, self.settings.generation))
         patiently(lambda: set_stored(file, row.music_task_id, stored))
         row.set_stored(stored)
 

@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from musicapi_provider.exceptions import MusicAPIError, MusicAPINotSentError, Spent
@@ -64,7 +63,7 @@ class FolderStore(LedgerStore):
         require_claims: bool = True,
     ) -> None:
         self._folder = folder / PURCHASES
-        self._prompt_id, self._fingerprint = prompt_id, fingerprint
+        self._prompt_id = prompt_id
         self.asker = asker
         first = self._folder / record_name(prompt_id, fingerprint)
         self._claim = Claim(first, asker.owner if asker else "", required=require_claims)
@@ -137,9 +136,7 @@ class FolderStore(LedgerStore):
             return
         self._open(choice)
         if is_free(purchases[choice], self.asker):
-            known = purchases[choice]
-            taken = replace(known, entry=known.identity, asked=self.asker.asks(known.asked))
-            Ledger(self).put(fingerprint, taken)
+            Ledger(self).put(fingerprint, purchases[choice].taken_by(self.asker))
 
     def _twins(self, fingerprint: str) -> tuple[dict[ObjectStoragePath, Purchase], ObjectStoragePath]:
         """

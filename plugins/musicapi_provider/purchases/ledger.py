@@ -64,14 +64,7 @@ class Ledger:
 
     def __init__(self, store: LedgerStore) -> None:
         self._store = store
-        value = store.get(KEY)
-        try:
-            self._purchases = purchases_from(value)
-        except TypeError as error:
-            raise MusicAPIConfigurationError(
-                f"The submission record in the {store.place} is unreadable ({error}); nothing was sent.",
-                next_step="delete it if you are sure that nothing was bought.",
-            ) from error
+        self._purchases = purchases_in(store.get(KEY), store.place)
 
     def get(self, fingerprint: str) -> Purchase | None:
         """Return what is on record about a body."""
@@ -102,6 +95,21 @@ def purchases_from(value: object) -> dict[str, Purchase]:
     if not isinstance(value, Mapping):
         raise TypeError("a ledger must be an object")
     return {str(fingerprint): Purchase.from_json(item) for fingerprint, item in value.items()}
+
+
+def purchases_in(value: object, place: str) -> dict[str, Purchase]:
+    """
+    Read what stands in a store, by fingerprint.
+
+    :raises MusicAPIConfigurationError: it is no ledger; nothing was sent.
+    """
+    try:
+        return purchases_from(value)
+    except TypeError as error:
+        raise MusicAPIConfigurationError(
+            f"The submission record in the {place} is unreadable ({error}); nothing was sent.",
+            next_step="delete it if you are sure that nothing was bought.",
+        ) from error
 
 
 def fingerprint_of(body: Mapping[str, object], *, account: str, prompt_id: str | None = None) -> str:

@@ -207,6 +207,14 @@ class Purchase:
         """Return the purchase with the id that its create was answered with, or that a callback named."""
         return replace(self, music_task_id=music_task_id, told=by_callback, resend=False)
 
+    def taken_by(self, asker: Asker, *, taking: bool = False) -> Purchase:
+        """
+        Return the purchase after somebody has asked for it; it keeps its identity.
+
+        :param taking: See :class:`Asked`.
+        """
+        return replace(self, entry=self.identity, asked=replace(asker.asks(self.asked), taking=taking))
+
     def adopting(self, music_task_id: str, generation: str) -> Purchase:
         """Return the purchase after somebody has said that an existing music task is what was ordered."""
         if self.music_task_id in (None, music_task_id):

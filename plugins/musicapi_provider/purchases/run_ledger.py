@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from musicapi_provider.exceptions import MusicAPIConfigurationError, MusicAPIError
-from musicapi_provider.purchases.ledger import KEY, LedgerStore, purchases_from
+from musicapi_provider.purchases.ledger import KEY, LedgerStore, purchases_from, purchases_in
 from musicapi_provider.purchases.twins import SAME_ORDER, chosen, is_free, names, rivals
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ class RunLedger(LedgerStore):
                 continue
             if slot != self.asker.slot:
                 log.info("What %s of this dag run has ordered is what this task orders now.", slot)
-            asked = replace(self.asker.asks(one.asked), taking=bool(others))
-            self._put(fingerprint, replace(one, entry=one.identity, asked=asked))
+            self._put(fingerprint, one.taken_by(self.asker, taking=bool(others)))
             if not others:
                 return
             time.sleep(LISTING_PAUSE)  # whoever is about to do the same is on the list by then
@@ -179,7 +178,7 @@ class RunLedger(LedgerStore):
         if self._mine is None:
             self._mine = self._read(self.asker.slot)
             if not self._mine and self._copy is not None and not self._is_first_try:
-                found = self._parsed(self._copy.get(KEY), self._copy.place)
+                found = purchases_in(self._copy.get(KEY), self._copy.place)
                 # Should both names be there, the newer one counts.
                 self._mine = {self._renamed.get(print_, print_): one for print_, one in found.items()} | {
                     print_: one for print_, one in found.items() if print_ in self._renamed.values()
@@ -187,16 +186,7 @@ class RunLedger(LedgerStore):
         return self._mine
 
     def _read(self, slot: str) -> dict[str, Purchase]:
-        return self._parsed(self._values.get(slot_key(self.asker.run, slot)), self.place)
-
-    def _parsed(self, value: object, place: str) -> dict[str, Purchase]:
-        try:
-            return purchases_from(value)
-        except TypeError as error:
-            raise MusicAPIConfigurationError(
-                f"The submission record in the {place} is unreadable ({error}); nothing was sent.",
-                next_step="delete it if you are sure that nothing was bought.",
-            ) from error
+        return purchases_in(self._values.get(slot_key(self.asker.run, slot)), self.place)
 
     def _put(self, fingerprint: str, purchase: Purchase) -> None:
         purchases = {**self._purchases(), fingerprint: purchase}

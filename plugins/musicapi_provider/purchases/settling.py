@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from musicapi_provider.exceptions import MusicAPIInvalidRequestError
+from musicapi_provider.purchases.purchase import PurchaseStatus
 from musicapi_provider.purchases.twins import holders
 
 if TYPE_CHECKING:
@@ -84,16 +85,16 @@ class Entry:
     def as_json(self) -> dict[str, object]:
         """Return what people want to know of it."""
         purchase, asked = self.purchase, self.purchase.asked
-        known = purchase.music_task_id is not None
+        status = PurchaseStatus.of(purchase)
         return {
             "order": self.name,
             "ordered": purchase.ordered,
             "prompt_id": self.record.prompt_id,
             "state": str(self.standing),
             "music_task_id": purchase.music_task_id,
-            "credits": purchase.paid if known else None,
-            "lost_credits": purchase.lost + (0.0 if known else purchase.credits),
-            "price": purchase.credits,
+            "credits": status.credits,
+            "lost_credits": status.lost_credits,
+            "price": status.price,
             "balance": purchase.balance,
             "at": purchase.at,
             "asked_run": asked.run if asked else None,
@@ -192,6 +193,14 @@ def settled(entries: Sequence[Entry], decision: Decision) -> tuple[Entry, Purcha
             purchase.adopting(decision.adopt, purchase.generation), entry=purchase.identity, resend=False
         )
     return entry, None if purchase.resend else replace(purchase, resend=True)
+
+
+def changed_meanwhile(entry: Entry) -> MusicAPIInvalidRequestError:
+    """Return the error of a decision about what is not any more as it was read."""
+    return MusicAPIInvalidRequestError(
+        f"{entry.name}: somebody has written about it meanwhile; nothing was changed.",
+        next_step="look at it again: airflow musicapi purchases.",
+    )
 
 
 def _check_free(entries: Iterable[Entry], mine: Entry, music_task_id: str) -> None:
